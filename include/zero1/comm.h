@@ -1,0 +1,125 @@
+/* Communicators: how the data-parallel ranks reach each other.
+ *
+ * A communicator is made once and may serve several optimizers. Every create call is collective
+ * over the ranks that it joins, and either succeeds on all of them or fails on all of them.
+ * Part of the public face: C99, safe for C++ and for ctypes; includes no MPI header. */
+#ifndef ZERO1_COMM_H
+#define ZERO1_COMM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "zero1/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Opaque. One thread at a time may use a communicator. */
+typedef struct zero1_comm zero1_comm;
+
+/** The one thing that a launcher has to offer: an all-gather of small host buffers.
+ *
+ *  Gathers `bytes` bytes from every rank into `out` [world_size * bytes], in rank order. Called on
+ *  every rank in the same order, on the thread that called create, and never after create returned.
+ *  Returns 0, or anything else for a failure. */
+typedef int32_t (*zero1_allgather_fn)(void *context, const void *in, void *out, size_t bytes);
+
+/** How a communicator is made. Fill with zero1_comm_options_init, then change what you need. */
+typedef struct zero1_comm_options {
+  size_t size; /* sizeof(zero1_comm_options), set by init */
+
+  /** Ranks [n*k, (n+1)*k) count as node n, k = ranks_per_node, and nodes exchange by messages.
+   *  0 (default): the machine is asked. 1 forces the path between nodes everywhere, on one machine
+   *  too. Where k does not divide the world, or a node's ranks are not neighbours, every rank
+   *  counts as a node of its own. */
+  int32_t ranks_per_node;
+  int32_t reserved;
+
+  /** Seconds without any progress after which a wait for a peer is an error. Default 600. */
+  double timeout_seconds;
+
+  /** Where the text of a failed create goes, as there is no handle yet to ask.
+   *  [error_bytes] or NULL; borrowed during create. Always terminated. */
+  char *error_text;
+  size_t error_bytes;
+} zero1_comm_options;
+
+/** Fills `options` with the defaults. Not collective.
+ *  [in] options_bytes  sizeof(zero1_comm_options) as the caller was compiled
+ *  ZERO1_ERR_INVALID: options is NULL. ZERO1_ERR_VERSION: a size that this library does not know.
+ */
+ZERO1_API zero1_status zero1_comm_options_init(zero1_comm_options *options, size_t options_bytes);
+
+/** A communicator of one rank. Not collective.
+ *  [in]  options  or NULL for the defaults
+ *  [out] comm     owned by the caller: zero1_comm_destroy; NULL on failure
+ *  ZERO1_ERR_INVALID, ZERO1_ERR_VERSION, ZERO1_ERR_MEMORY. */
+ZERO1_API zero1_status zero1_comm_create_self(const zero1_comm_options *options, zero1_comm **comm);
+
+/** `world_size` ranks as threads of this process. Not collective: one thread makes them all and
+ *  hands comms[r] to the thread that is to be rank r.
+ *  [in]  world_size  1 or more
+ *  [in]  options     or NULL for the defaults
+ *  [out] comms       [world_size] owned by the caller, destroyed one by one; all NULL on failure
+ *  ZERO1_ERR_INVALID, ZERO1_ERR_VERSION, ZERO1_ERR_MEMORY. */
+ZERO1_API zero1_status zero1_comm_create_threads(int32_t world_size,
+                                                 const zero1_comm_options *options,
+                                                 zero1_comm **comms);
+
+/** Processes of one machine, introduced to each other by the caller's all-gather; needs no MPI.
+ *  Collective.
+ *  [in]  rank, world_size  this rank's place: 0 <= rank < world_size
+ *  [in]  allgather         see zero1_allgather_fn
+ *  [in]  context           passed to allgather
+ *  [in]  options           or NULL for the defaults
+ *  [out] comm              owned by the caller; NULL on failure
+ *  ZERO1_ERR_UNSUPPORTED: the ranks are on several machines, or options ask for several nodes: that
+ *  needs MPI. ZERO1_ERR_COMM: allgather failed. ZERO1_ERR_INVALID, _VERSION, _MEMORY. */
+ZERO1_API zero1_status zero1_comm_create_node(int32_t rank, int32_t world_size,
+                                              zero1_allgather_fn allgather, void *context,
+                                              const zero1_comm_options *options, zero1_comm **comm);
+
+/** The ranks of an MPI communicator. Finds by itself which of them share a machine: those share
+ *  memory, the others exchange messages. Collective over the MPI communicator, which is duplicated:
+ *  the caller keeps its own.
+ *
+ *  Between machines the library sends from threads of its own where MPI was started with
+ *  MPI_THREAD_MULTIPLE; with less it sends inside the caller's own calls, so that less of the
+ *  communication overlaps with computation. On one machine MPI is used by create alone.
+ *
+ *  [in]  mpi_comm_f  the communicator as Fortran's integer: MPI_Comm_c2f(comm), mpi4py's py2f()
+ *  [in]  options     or NULL for the defaults
+ *  [out] comm        owned by the caller, to be destroyed before MPI_Finalize; NULL on failure
+ *  ZERO1_ERR_STATE: MPI is not initialised, or finalised. ZERO1_ERR_UNSUPPORTED: this build has no
+ *  MPI. ZERO1_ERR_INVALID, ZERO1_ERR_VERSION, ZERO1_ERR_MEMORY, ZERO1_ERR_COMM. */
+ZERO1_API zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options *options,
+                                             zero1_comm **comm);
+
+/** This rank, the number of ranks, and the name of the backend ("self", "threads", "node",
+ *  "exchange", "hierarchical"). Not collective. NULL gives -1, 0 and "". */
+ZERO1_API int32_t zero1_comm_rank(const zero1_comm *comm);
+ZERO1_API int32_t zero1_comm_world_size(const zero1_comm *comm);
+ZERO1_API const char *zero1_comm_backend(const zero1_comm *comm);
+
+/** Number of ranks that share memory with this one, itself included. Not collective. */
+ZERO1_API int32_t zero1_comm_ranks_per_node(const zero1_comm *comm);
+
+/** Waits until every rank has called it. Collective.
+ *  ZERO1_ERR_PEER, ZERO1_ERR_TIMEOUT, ZERO1_ERR_COMM: some rank will never come; the text says
+ *  which. */
+ZERO1_API zero1_status zero1_comm_barrier(zero1_comm *comm);
+
+/** Text of the last failure on this communicator, that of a failed zero1_optimizer_create included.
+ *  Not collective. Never NULL; valid until the next call on `comm`. */
+ZERO1_API const char *zero1_comm_last_error(const zero1_comm *comm);
+
+/** Frees *comm and clears it; NULL and a pointer to NULL are fine. Not collective. Optimizers made
+ *  from it must be destroyed first. */
+ZERO1_API void zero1_comm_destroy(zero1_comm **comm);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

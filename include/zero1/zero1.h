@@ -1,0 +1,356 @@
+/* zero1: an optimizer whose state is sharded over data-parallel ranks (ZeRO stage 1,
+ * Rajbhandari et al., arXiv 1910.02054).
+ *
+ * The model's parameters and gradients live in buffers of the library; each rank holds the master
+ * parameters and moments of its own shard alone. One training step:
+ *
+ *   zero1_optimizer_wait_param(opt, i, stream)    forward, just before it reads parameter i
+ *   zero1_optimizer_wait_grad(opt, i, stream)     backward, before its first write to gradient i
+ *   zero1_optimizer_grad_ready(opt, i, stream)    last microbatch: gradient i is complete
+ *   zero1_optimizer_step(opt)                     asynchronous
+ *   zero1_optimizer_info(opt, &info, sizeof info) waits: grad_norm, skipped or not, times
+ *
+ * Given the same reduced gradients, no result depends on the world size, the bucket size, the
+ * number of threads, the instruction set or the communicator: parameters, masters, moments and
+ * grad_norm are the same bits.
+ *
+ * Collective calls are made by every rank in the same order. One thread at a time may use a handle;
+ * distinct handles are independent. `stream`: on the host, calls act on the calling thread, and
+ * stream must be ZERO1_STREAM_DEFAULT or NULL.
+ *
+ * Part of the public face: C99, safe for C++ and for ctypes; includes no MPI or CUDA header. */
+#ifndef ZERO1_ZERO1_H
+#define ZERO1_ZERO1_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "zero1/comm.h"
+#include "zero1/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Version of these headers: major * 10000 + minor * 100 + patch. */
+#define ZERO1_VERSION 100
+
+/** Version of the library that is linked. Not collective. */
+ZERO1_API uint32_t zero1_version(void);
+
+/** The stream of the config. (NULL is CUDA's own default stream.) */
+#define ZERO1_STREAM_DEFAULT ((void *)(intptr_t)-1)
+
+/** Opaque. */
+typedef struct zero1_optimizer zero1_optimizer;
+
+/** Data types of parameters and gradients. Arithmetic is in fp32 whatever they are. */
+enum { ZERO1_DTYPE_FP32 = 0, ZERO1_DTYPE_BF16 = 1 };
+
+/** Hyper-parameters of one parameter group. AdamW (Loshchilov and Hutter, arXiv 1711.05101), or
+ * Adam (Kingma and Ba, arXiv 1412.6980) with an L2 penalty where decoupled_weight_decay is 0. With
+ *  gradient g, step count t:
+ *
+ *    AdamW: param <- param * (1 - lr * weight_decay)         Adam: g <- g + weight_decay * param
+ *    exp_avg    <- exp_avg + (1 - beta1) * (g - exp_avg)
+ *    exp_avg_sq <- beta2 * exp_avg_sq + (1 - beta2) * g * g
+ *    param      <- param - lr / (1 - beta1^t) * exp_avg / (sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
+ */
+typedef struct zero1_group {
+  size_t size;                    /* sizeof(zero1_group), set by init */
+  double lr;                      /* >= 0; default 1e-3 */
+  double beta1, beta2;            /* in [0, 1); default 0.9, 0.999 */
+  double eps;                     /* >= 0; default 1e-8 */
+  double weight_decay;            /* >= 0; default 0.01 */
+  int32_t decoupled_weight_decay; /* 1 (default): AdamW; 0: Adam with L2 */
+  int32_t reserved;
+} zero1_group;
+
+/** Configuration of an optimizer. Fill with zero1_config_init, then change what you need. Every
+ * rank gives the same one, except for `threads`, `timeout_seconds`, `stream` and the handles. */
+typedef struct zero1_config {
+  size_t size;      /* sizeof(zero1_config), set by init */
+  uint32_t version; /* ZERO1_VERSION of the caller's headers, set by init */
+
+  int32_t param_dtype; /* ZERO1_DTYPE_; fp32 (default) parameters are their own master */
+  int32_t grad_dtype;  /* ZERO1_DTYPE_; default fp32 */
+
+  /** Shared: the ranks of a node have their parameters in one memory; a rank writes them only
+   *  before zero1_optimizer_sync_params and only as its root, and every rank reads the same bytes.
+   *  1 (default): shared. 0: each rank has its own copy. Ignored where ranks share no memory. */
+  int32_t share_params;
+
+  int64_t bucket_numel; /* hard maximum of elements per bucket, at least one block of 256 elements
+                           per rank; default 4 Mi */
+
+  int32_t reduce_group; /* gradients are summed in rank order inside groups of this many ranks, then
+                           across groups; must divide world_size. 0 (default): all ranks, or a
+                           node's ranks where communication is hierarchical */
+  int32_t threads;      /* threads that compute, per rank; 0 (default): the node's cores divided by
+                           its ranks */
+  int32_t overlap;      /* 1 (default): buckets are reduced while backward goes on; 0: in step */
+  int32_t guard; /* 1 (default): a step with a non-finite gradient is skipped by every rank */
+
+  double grad_scale;     /* the sum over ranks is multiplied by it; 0 (default): 1 / world_size */
+  double max_grad_norm;  /* clip: gradients are scaled by max_grad_norm / (grad_norm + 1e-6) where
+                            that is below 1; 0 (default): off */
+  double skip_grad_norm; /* a step whose grad_norm is above is skipped; 0 (default): off */
+
+  double timeout_seconds; /* as zero1_comm_options; 0 (default): the communicator's */
+
+  const zero1_group *groups; /* [group_count], group_bytes apart; copied. NULL: one default group */
+  size_t group_bytes;        /* sizeof(zero1_group) */
+  int64_t group_count;       /* 0 with groups NULL */
+
+  /** The ranks over which grad_norm and the verdict to skip are taken, where that is more than the
+   *  communicator's: model-parallel groups, several optimizers. Its ranks all reduce and step in
+   * the same order. NULL (default): the communicator. Borrowed until destroy. */
+  zero1_comm *agree_comm;
+
+  void *stream; /* default stream of the calls; ZERO1_STREAM_DEFAULT (default) on the host */
+} zero1_config;
+
+/** Fills `config` with the defaults that its fields name. Not collective.
+ *  [in] config_bytes  sizeof(zero1_config) as the caller was compiled
+ *  ZERO1_ERR_INVALID: NULL. ZERO1_ERR_VERSION: a size that this library does not know. */
+ZERO1_API zero1_status zero1_config_init(zero1_config *config, size_t config_bytes);
+
+/** Fills `group` with the defaults that its fields name. Not collective. Errors as config_init. */
+ZERO1_API zero1_status zero1_group_init(zero1_group *group, size_t group_bytes);
+
+enum {
+  ZERO1_PARAM_FROZEN = 1,     /* has a value and no gradient, no state: never updated */
+  ZERO1_PARAM_NOT_IN_NORM = 2 /* its gradient is left out of grad_norm (a duplicate, for example) */
+};
+
+/** One parameter. Parameters are registered in the order in which forward uses them: buckets are
+ *  filled from the last one, as backward finishes them. A tied parameter is one parameter. */
+typedef struct zero1_param_spec {
+  const char *name;     /* unique, not empty; copied */
+  const int64_t *shape; /* [ndim] each >= 0; copied. NULL with ndim 0: a scalar */
+  int32_t ndim;         /* >= 0 */
+  int32_t group;        /* index of its group */
+  uint32_t flags;       /* ZERO1_PARAM_ */
+  uint32_t reserved;
+} zero1_param_spec;
+
+/** Makes an optimizer, with zeroed parameters, gradients and moments. Collective: ranks first
+ *  compare parameters, configuration and version, and either all succeed or all return one error,
+ *  whose text is zero1_comm_last_error(comm).
+ *
+ *  [in]  comm        borrowed until destroy; with several optimizers, created in the same order
+ *  [in]  config      copied
+ *  [in]  specs       [param_count], spec_bytes apart; copied
+ *  [in]  spec_bytes  sizeof(zero1_param_spec)
+ *  [out] optimizer   owned by the caller: zero1_optimizer_destroy; NULL on failure
+ *  ZERO1_ERR_INVALID: names the field or parameter. ZERO1_ERR_VERSION. ZERO1_ERR_MISMATCH: names
+ * the first difference. ZERO1_ERR_MEMORY: says how much was asked for. ZERO1_ERR_UNSUPPORTED.
+ *  ZERO1_ERR_PEER, _TIMEOUT, _COMM. */
+ZERO1_API zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_config *config,
+                                              const zero1_param_spec *specs, size_t spec_bytes,
+                                              int64_t param_count, zero1_optimizer **optimizer);
+
+/** Frees *optimizer and clears it; NULL and a pointer to NULL are fine. Every rank destroys, in any
+ *  order: a peer that still waits for this rank gets ZERO1_ERR_PEER. Pointers into the buffers end.
+ */
+ZERO1_API void zero1_optimizer_destroy(zero1_optimizer **optimizer);
+
+/** Text of the last failure on this handle. Not collective. Never NULL; valid until the next call.
+ */
+ZERO1_API const char *zero1_optimizer_last_error(const zero1_optimizer *optimizer);
+
+/* ---- the tensors ---- */
+
+/** Number of parameters; 0 for NULL. Not collective. */
+ZERO1_API int64_t zero1_optimizer_param_count(const zero1_optimizer *optimizer);
+
+/** Index of the parameter of that name. Not collective. ZERO1_ERR_INVALID: there is none. */
+ZERO1_API zero1_status zero1_optimizer_find(zero1_optimizer *optimizer, const char *name,
+                                            int64_t *index);
+
+/** Where parameter `index` lives: [numel] of param_dtype, contiguous, 1024 bytes aligned at fp32
+ * and 512 at bf16. Owned by the optimizer; constant for its life. Not collective.
+ *  ZERO1_ERR_INVALID: no such parameter. */
+ZERO1_API zero1_status zero1_optimizer_param(zero1_optimizer *optimizer, int64_t index,
+                                             void **param);
+
+/** Where gradient `index` lives: [numel] of grad_dtype, aligned as the parameter. Owned by the
+ *  optimizer; constant for its life. Backward adds up into it; after a reduce its content is
+ *  undefined until zero_grad or the next write. NULL for a frozen parameter. Not collective.
+ *  ZERO1_ERR_INVALID: no such parameter. */
+ZERO1_API zero1_status zero1_optimizer_grad(zero1_optimizer *optimizer, int64_t index, void **grad);
+
+/** Gives every rank the root's parameters and sets the masters to them; moments and count stay.
+ *  Before the first step it makes the initial values one. Collective; waits.
+ *  ZERO1_ERR_INVALID: root is no rank. ZERO1_ERR_PEER, _TIMEOUT, _COMM, _ABORTED, _SPENT. */
+ZERO1_API zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t root);
+
+/** To be called after the caller wrote parameters by itself, the same on every rank. A master whose
+ *  rounded value is no longer the parameter takes the parameter's value; the others keep their
+ *  lower bits. Collective; waits. Errors as sync_params. */
+ZERO1_API zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer);
+
+/* ---- one step ---- */
+
+/** Holds `stream` back until parameter `index` has its value of the last step. On the host the call
+ *  itself waits. Not collective.
+ *  ZERO1_ERR_INVALID, or the error of the step that it waits for. */
+ZERO1_API zero1_status zero1_optimizer_wait_param(zero1_optimizer *optimizer, int64_t index,
+                                                  void *stream);
+
+/** wait_param for every parameter. */
+ZERO1_API zero1_status zero1_optimizer_wait_params(zero1_optimizer *optimizer, void *stream);
+
+/** Holds `stream` back until no peer reads gradient `index` of the last step any more. Not
+ *  collective. Errors as wait_param. */
+ZERO1_API zero1_status zero1_optimizer_wait_grad(zero1_optimizer *optimizer, int64_t index,
+                                                 void *stream);
+
+/** Sets every gradient to zero on `stream`; wait_grad included. Not collective.
+ *  ZERO1_ERR_STATE: some gradient is ready already. Errors as wait_grad. */
+ZERO1_API zero1_status zero1_optimizer_zero_grad(zero1_optimizer *optimizer, void *stream);
+
+/** Gradient `index` is complete on `stream`; nothing may write it until the next wait_grad. When a
+ *  bucket's last gradient is ready, its reduction starts. With gradient accumulation: on the last
+ *  microbatch only. Not collective; asynchronous.
+ *  ZERO1_ERR_STATE: it is ready already. ZERO1_ERR_INVALID: no such parameter, or frozen. */
+ZERO1_API zero1_status zero1_optimizer_grad_ready(zero1_optimizer *optimizer, int64_t index,
+                                                  void *stream);
+
+/** Like grad_ready, for a parameter that got no gradient on this rank in this step: its gradient is
+ *  set to zero. A parameter without a gradient on any rank is left alone, moments and decay
+ * included. Not collective. Errors as grad_ready. */
+ZERO1_API zero1_status zero1_optimizer_grad_absent(zero1_optimizer *optimizer, int64_t index,
+                                                   void *stream);
+
+/** The first half of step: reduces, and agrees on grad_norm and whether to skip. For a caller who
+ *  wants zero1_optimizer_info before deciding between step and drop_grads. Collective;
+ * asynchronous. ZERO1_ERR_STATE: some gradient is neither ready nor absent (named; its peers skip
+ * the step with the same error), or the gradients are reduced already. ZERO1_ERR_SPENT. */
+ZERO1_API zero1_status zero1_optimizer_reduce_grads(zero1_optimizer *optimizer);
+
+/** Updates this rank's shard and gives every rank the new parameters; calls reduce_grads first if
+ *  the caller did not. Collective; asynchronous: wait_param, info or any call that waits returns
+ *  what went wrong. Errors as reduce_grads. */
+ZERO1_API zero1_status zero1_optimizer_step(zero1_optimizer *optimizer);
+
+/** Gives up the gradients since the last step, reduced or not, without an update; count and state
+ *  stay. Collective; waits. Errors as sync_params. */
+ZERO1_API zero1_status zero1_optimizer_drop_grads(zero1_optimizer *optimizer);
+
+/** Why a step was skipped. */
+enum {
+  ZERO1_SKIP_NONE = 0,
+  ZERO1_SKIP_NONFINITE = 1, /* a rank's gradient holds a NaN or Inf */
+  ZERO1_SKIP_OVERFLOW = 2,  /* finite gradients add up to more than fp32 holds */
+  ZERO1_SKIP_NORM = 3,      /* grad_norm is above skip_grad_norm */
+  ZERO1_SKIP_ERROR = 4,     /* a rank had an error */
+  ZERO1_SKIP_DROPPED = 5    /* zero1_optimizer_drop_grads */
+};
+
+/** What became of the last reduce_grads or step. */
+typedef struct zero1_info {
+  size_t size;         /* as passed to zero1_optimizer_info */
+  int64_t count;       /* updates done so far: steps that were not skipped */
+  int64_t attempts;    /* steps so far, skipped ones included */
+  double grad_norm;    /* L2 norm of grad_scale * sum over ranks, before clipping; NaN where some
+                          gradient is not finite */
+  double clip_coef;    /* what clipping multiplied by; 1 where it did not */
+  int32_t skipped;     /* 1: nothing was updated */
+  int32_t skip_reason; /* ZERO1_SKIP_ */
+  int64_t nonfinite_numel; /* elements of the summed gradients that are not finite */
+  int64_t bad_param;       /* lowest parameter with a non-finite element; -1: none */
+  int32_t bad_rank;        /* rank whose gradient holds it; -1: none, or the sum overflowed */
+  int32_t reserved;
+  /* milliseconds on this rank, summed over buckets; stages overlap each other */
+  double exchange_ms; /* waiting for the peers' gradients, or receiving them */
+  double reduce_ms;   /* summing, where that is a pass of its own */
+  double agree_ms;    /* agreeing on norm and verdict, waiting for the slowest rank included */
+  double update_ms;   /* updating, reduction included where it is one pass */
+  double gather_ms;   /* waiting for the peers' parameters, or receiving them */
+  double exposed_ms;  /* the caller stood waiting in calls of the library, since the step before */
+} zero1_info;
+
+/** Waits for the last reduce_grads or step and tells what became of it. Not collective.
+ *  [out] info  filled as far as info_bytes = sizeof(zero1_info) reaches
+ *  Returns the error of the step, if it had one, with info filled all the same. */
+ZERO1_API zero1_status zero1_optimizer_info(zero1_optimizer *optimizer, zero1_info *info,
+                                            size_t info_bytes);
+
+/* ---- hyper-parameters: the same on every rank, in effect from the next step ---- */
+
+/** Not collective. Ranks that set different values get ZERO1_ERR_MISMATCH at the next step.
+ *  ZERO1_ERR_INVALID: no such group, NaN, or out of the range that zero1_group states. */
+ZERO1_API zero1_status zero1_optimizer_set_lr(zero1_optimizer *optimizer, int64_t group, double lr);
+ZERO1_API zero1_status zero1_optimizer_set_group(zero1_optimizer *optimizer, int64_t group,
+                                                 const zero1_group *values, size_t group_bytes);
+ZERO1_API zero1_status zero1_optimizer_get_group(zero1_optimizer *optimizer, int64_t group,
+                                                 zero1_group *values, size_t group_bytes);
+/** 0 or less is ZERO1_ERR_INVALID. */
+ZERO1_API zero1_status zero1_optimizer_set_grad_scale(zero1_optimizer *optimizer,
+                                                      double grad_scale);
+/** 0 turns clipping, or skipping above a norm, off. */
+ZERO1_API zero1_status zero1_optimizer_set_max_grad_norm(zero1_optimizer *optimizer,
+                                                         double max_grad_norm);
+ZERO1_API zero1_status zero1_optimizer_set_skip_grad_norm(zero1_optimizer *optimizer,
+                                                          double skip_grad_norm);
+
+/* ---- what a rank owns, and what it costs ---- */
+
+/** A range of one parameter that this rank owns, and its state. */
+typedef struct zero1_owned {
+  size_t size;         /* as passed to zero1_optimizer_owned */
+  int64_t param;       /* index of the parameter */
+  int64_t begin, end;  /* half-open element range of the parameter */
+  float *master_param; /* [end - begin] fp32; the parameter itself where that is its own master */
+  float *exp_avg;      /* [end - begin] fp32 */
+  float *exp_avg_sq;   /* [end - begin] fp32 */
+} zero1_owned;
+
+/** Number of ranges that this rank owns: each is of one parameter and one bucket, and all ranks'
+ *  ranges tile all trainable parameters. Not collective. */
+ZERO1_API zero1_status zero1_optimizer_owned_count(zero1_optimizer *optimizer, int64_t *count);
+
+/** The ranges [first, first + count), in order of memory. Waits for the last step. The state
+ * belongs to the optimizer and may be read until the next step. Not collective. [out] owned
+ * [count], owned_bytes = sizeof(zero1_owned) apart ZERO1_ERR_INVALID: beyond owned_count. Errors as
+ * info. */
+ZERO1_API zero1_status zero1_optimizer_owned(zero1_optimizer *optimizer, int64_t first,
+                                             int64_t count, zero1_owned *owned, size_t owned_bytes);
+
+/** Bytes really allocated by this rank, by purpose. Memory that the ranks of a node share counts
+ *  once per node: each of them reports its part. */
+typedef struct zero1_memory {
+  size_t size; /* as passed to zero1_optimizer_memory */
+  uint64_t params_bytes;
+  uint64_t grads_bytes;
+  uint64_t grad_shard_bytes; /* fp32 sums, where they have memory of their own */
+  uint64_t master_bytes;     /* 0 where the parameters are their own master */
+  uint64_t exp_avg_bytes;
+  uint64_t exp_avg_sq_bytes;
+  uint64_t workspace_bytes; /* receive rings, flags, layout tables */
+  uint64_t total_bytes;     /* of all of the above */
+  uint64_t padding_bytes;   /* of params, grads and state: to full blocks, shards and pages */
+} zero1_memory;
+
+/** Not collective. ZERO1_ERR_INVALID: NULL or a wrong size. */
+ZERO1_API zero1_status zero1_optimizer_memory(zero1_optimizer *optimizer, zero1_memory *memory,
+                                              size_t memory_bytes);
+
+/* ---- when things go wrong ---- */
+
+/** Compares a hash of the parameters over the ranks. Collective; waits for the last step.
+ *  [out] rank  a rank that differs from the most, or -1; may be NULL
+ *  ZERO1_ERR_DIVERGED: on every rank, naming that rank. Errors as sync_params. */
+ZERO1_API zero1_status zero1_optimizer_check_replicas(zero1_optimizer *optimizer, int32_t *rank);
+
+/** This rank cannot go on: peers that wait for it, now or later, get ZERO1_ERR_ABORTED with
+ * `reason` (NULL is fine) instead of waiting for the timeout. Not collective. The handle is spent.
+ */
+ZERO1_API void zero1_optimizer_abort(zero1_optimizer *optimizer, const char *reason);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
