@@ -1,0 +1,25 @@
+/* Data types: sizes and names. Conversions are arithmetic, in rules.h. */
+#ifndef ZERO1__DTYPE_H
+#define ZERO1__DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "zero1/zero1.h"
+
+typedef int32_t zero1__dtype;
+
+static inline int zero1__dtype_valid(int32_t dtype) {
+  return dtype == ZERO1_DTYPE_FP32 || dtype == ZERO1_DTYPE_BF16;
+}
+
+/** Bytes of one element. */
+static inline size_t zero1__dtype_bytes(zero1__dtype dtype) {
+  return dtype == ZERO1_DTYPE_FP32 ? 4 : 2;
+}
+
+static inline const char *zero1__dtype_name(zero1__dtype dtype) {
+  return dtype == ZERO1_DTYPE_FP32 ? "fp32" : "bf16";
+}
+
+#endif

@@ -1,0 +1,106 @@
+/* What a kernel is asked to do: one description for every device.
+ *
+ * Pointers are to the first element of `blocks`' first block: element e of block b of the job is at
+ * index (b - blocks.begin) * ZERO1__BLOCK + e of every array. Elements of padding are neither read
+ * nor written. Everything that a job points to stays valid until the job is done. */
+#ifndef ZERO1__JOBS_H
+#define ZERO1__JOBS_H
+
+#include <stdint.h>
+
+#include "dtype.h"
+#include "exact_sum.h"
+#include "layout.h"
+
+/** What a pass over gradients finds out. Merged by addition and minimum: no order. */
+typedef struct zero1__stats {
+  zero1__exact_sum squares; /* of the summed gradients, before grad_scale, of parameters in the norm;
+                               a block that holds a non-finite element is left out */
+  int64_t nonfinite_numel;  /* elements of the sums that are not finite */
+  uint64_t culprit;         /* lowest zero1__culprit key; UINT64_MAX: none */
+} zero1__stats;
+
+/** Key of a culprit: the lowest parameter counts, then the lowest rank. */
+#define ZERO1__CULPRIT_NONE UINT64_MAX
+#define ZERO1__CULPRIT_OVERFLOW 0xffffffu /* in place of a rank: the sum of finite values overflowed */
+static inline uint64_t zero1__culprit_key(int64_t param, uint32_t rank) {
+  return (uint64_t)param << 24 | rank;
+}
+static inline int64_t zero1__culprit_param(uint64_t key) { return (int64_t)(key >> 24); }
+static inline uint32_t zero1__culprit_rank(uint64_t key) { return (uint32_t)(key & 0xffffffu); }
+
+/** Where the gradients for a run of blocks of one shard come from. */
+typedef struct zero1__sources {
+  const void *const *contributions; /* [count] in rank order */
+  int32_t count;
+  int32_t group;      /* sum inside groups of so many, then across: ((c0 + c1) + (c2 + c3)) for 2;
+                         count % group == 0 */
+  int32_t rank_begin; /* contribution k is of rank rank_begin + k; -1: they are partial sums, whose
+                         non-finite values have been attributed already */
+  zero1__dtype dtype;
+} zero1__sources;
+
+/** Sums contributions, in fp32, in their order, into `out`. */
+typedef struct zero1__reduce_job {
+  const zero1__layout *layout;
+  zero1__range blocks;
+  zero1__sources sources;
+  float *out;          /* or NULL: only `stats` are wanted; may be contributions[k] at fp32 */
+  zero1__stats *stats; /* adds to it */
+  int32_t partial;     /* 1: the sums are partial: only culprits are noted in stats */
+} zero1__reduce_job;
+
+/** Per-step scalars of one parameter group, from its hyper-parameters and the count. */
+typedef struct zero1__adam_scalars {
+  float decay;           /* 1 - lr * weight_decay where decoupled, else 1 */
+  float l2;              /* weight_decay where not decoupled, else 0 */
+  float one_minus_beta1; /* 1 - beta1, subtracted in double */
+  float beta2;
+  float one_minus_beta2;
+  float inverse_sqrt_bias2; /* 1 / sqrt(1 - beta2^count) */
+  float eps;
+  float step_size; /* lr / (1 - beta1^count) */
+} zero1__adam_scalars;
+
+/** What the ranks agreed on; lives in device memory and is read by kernels when they run. */
+typedef struct zero1__verdict {
+  int32_t skip;      /* 1: update does nothing */
+  float grad_factor; /* grad_scale * clip_coef, multiplied in double, rounded once */
+} zero1__verdict;
+
+/** AdamW on a run of blocks of one shard: sums the sources (one source: takes it as it is),
+ *  multiplies by grad_factor, updates master_param, exp_avg and exp_avg_sq, writes param. */
+typedef struct zero1__update_job {
+  const zero1__layout *layout;
+  zero1__range blocks;
+  zero1__sources sources;
+  const zero1__verdict *verdict;
+  const zero1__adam_scalars *groups; /* [group_count] */
+  const uint8_t *absent;             /* [slot_count] 1: leave the parameter alone; NULL: none */
+  float *master_param;               /* is param at fp32 */
+  float *exp_avg, *exp_avg_sq;
+  void *param;
+  zero1__dtype param_dtype;
+  zero1__stats *stats; /* or NULL; adds to it (squares of the sums, before grad_factor) */
+} zero1__update_job;
+
+/** master_param from param. */
+typedef struct zero1__master_job {
+  const zero1__layout *layout;
+  zero1__range blocks;
+  const void *param;
+  zero1__dtype param_dtype;
+  float *master_param;
+  int32_t keep; /* 1: a master that still rounds to its param keeps its lower bits */
+} zero1__master_job;
+
+/** Adds a hash of the elements' bits to *hash, a wrapping sum over elements of mix(index in the
+ *  parameter buffer, bits): no order. Serves frozen blocks too: `ranges` are element ranges. */
+typedef struct zero1__hash_job {
+  const void *data;         /* the whole parameter buffer */
+  zero1__dtype dtype;
+  zero1__range elements;    /* of the buffer, all of them true elements of one parameter */
+  uint64_t *hash;
+} zero1__hash_job;
+
+#endif
