@@ -6,8 +6,8 @@
  *     return check_summary();
  *   }
  *
- * The first failed check ends the process with 1, from whichever thread, and says which rank it
- * was. The comment lines that tell ctest how to run the file are described in CMakeLists.txt. */
+ * The first failed check ends the process with 1, from whichever thread, and names the rank.
+ * The comment lines that tell ctest how to run the file are described in CMakeLists.txt. */
 #ifndef ZERO1_TESTS_CHECK_H
 #define ZERO1_TESTS_CHECK_H
 

@@ -1,0 +1,2 @@
+/* The same as C++: the headers declare everything extern "C". */
+#include "face.c"
