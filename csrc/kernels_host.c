@@ -1,0 +1,295 @@
+/* Plain loops for the vectoriser: compiled once per instruction set, with ZERO1__ISA its name.
+ *
+ * A kernel walks the segments of its blocks and takes them block by block. Gradients are summed
+ * into a block that stays in the first-level cache (one fp32 source is read where it is); the other
+ * arrays are read and written in place. */
+#include "kernels_host.h"
+
+#include <string.h>
+
+#include "rules.h"
+
+#if defined(__x86_64__)
+  #include <immintrin.h>
+#else
+  #include <fenv.h>
+#endif
+
+/* Arrays may be the same one, element for element, but no iteration touches another's element. */
+#if defined(__clang__)
+  #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+  #define INDEPENDENT _Pragma("GCC ivdep")
+#else
+  #define INDEPENDENT
+#endif
+
+typedef struct staging {
+  _Alignas(64) float sum[ZERO1__BLOCK];
+  _Alignas(64) float group[ZERO1__BLOCK];
+} staging;
+
+/* ---- the floating-point mode of the thread ---- */
+
+#if defined(__x86_64__)
+typedef unsigned float_mode;
+static float_mode float_mode_enter(void) {
+  const float_mode before = _mm_getcsr();
+  _mm_setcsr(0x1f80); /* to nearest, subnormals kept, no exception traps */
+  return before;
+}
+static void float_mode_leave(float_mode before) {
+  _mm_setcsr(before);
+}
+#else
+typedef fenv_t float_mode;
+static float_mode float_mode_enter(void) {
+  float_mode before;
+  fegetenv(&before);
+  fesetenv(FE_DFL_ENV);
+  return before;
+}
+static void float_mode_leave(float_mode before) {
+  fesetenv(&before);
+}
+#endif
+
+/* ---- gradients of one block: elements [at, at + numel) of every contribution ---- */
+
+/* A contribution as fp32: where it is, or converted into `buffer`. */
+static const float *as_fp32(const void *contribution, zero1__dtype dtype, int64_t at, int64_t numel,
+                            float *buffer) {
+  if (dtype == ZERO1_DTYPE_FP32) return (const float *)contribution + at;
+  const uint16_t *restrict source = (const uint16_t *)contribution + at;
+  float *restrict target = buffer;
+  for (int64_t e = 0; e < numel; ++e) target[e] = zero1__bf16_to_fp32(source[e]);
+  return buffer;
+}
+
+/* sum = left + right; sum may be left. */
+static void add(float *sum, const float *left, const void *contribution, zero1__dtype dtype,
+                int64_t at, int64_t numel) {
+  if (dtype == ZERO1_DTYPE_FP32) {
+    const float *right = (const float *)contribution + at;
+    INDEPENDENT
+    for (int64_t e = 0; e < numel; ++e) sum[e] = left[e] + right[e];
+  } else {
+    const uint16_t *right = (const uint16_t *)contribution + at;
+    INDEPENDENT
+    for (int64_t e = 0; e < numel; ++e) sum[e] = left[e] + zero1__bf16_to_fp32(right[e]);
+  }
+}
+
+/* Contributions first, first + 1, ... of one group. */
+static const float *sum_group(const zero1__sources *sources, int32_t first, int64_t at,
+                              int64_t numel, float *buffer) {
+  const float *sum = as_fp32(sources->contributions[first], sources->dtype, at, numel, buffer);
+  for (int32_t k = first + 1; k < first + sources->group; ++k, sum = buffer)
+    add(buffer, sum, sources->contributions[k], sources->dtype, at, numel);
+  return sum;
+}
+
+/* The sum of all contributions: in staging, or the only one where it is. */
+static const float *sum_block(const zero1__sources *sources, int64_t at, int64_t numel,
+                              staging *stage) {
+  const float *sum = sum_group(sources, 0, at, numel, stage->sum);
+  for (int32_t k = sources->group; k < sources->count; k += sources->group, sum = stage->sum) {
+    const float *group = sum_group(sources, k, at, numel, stage->group);
+    add(stage->sum, sum, group, ZERO1_DTYPE_FP32, 0, numel);
+  }
+  return sum;
+}
+
+/* ---- what a pass finds out ---- */
+
+/* Folds 128, 64 and 32 apart in one loop, then the rest: the order that rules.h defines. */
+static double squares_of_full_block(const float *value) {
+  double lane[32];
+  for (int e = 0; e < 32; ++e) {
+    double q[8];
+    for (int k = 0; k < 8; ++k) q[k] = zero1__square(value[e + 32 * k]);
+    lane[e] = ((q[0] + q[4]) + (q[2] + q[6])) + ((q[1] + q[5]) + (q[3] + q[7]));
+  }
+  for (int e = 0; e < 16; ++e) lane[e] += lane[e + 16];
+  for (int e = 0; e < 8; ++e) lane[e] += lane[e + 8];
+  for (int e = 0; e < 4; ++e) lane[e] += lane[e + 4];
+  return (lane[0] + lane[2]) + (lane[1] + lane[3]);
+}
+
+static double squares_of(const float *value, int64_t numel) {
+  if (numel == ZERO1__BLOCK) return squares_of_full_block(value);
+  float padded[ZERO1__BLOCK] = {0};
+  memcpy(padded, value, (size_t)numel * sizeof *value);
+  return squares_of_full_block(padded);
+}
+
+/* Key of the lowest rank that made element `at` of the sum not finite. */
+static uint64_t culprit_of(const zero1__sources *sources, int64_t param, int64_t at) {
+  for (int32_t k = 0; k < sources->count; ++k) {
+    float buffer;
+    const float *value = as_fp32(sources->contributions[k], sources->dtype, at, 1, &buffer);
+    if (zero1__is_finite(*value)) continue;
+    if (sources->rank_begin < 0) return ZERO1__CULPRIT_NONE;
+    return zero1__culprit_key(param, (uint32_t)(sources->rank_begin + k));
+  }
+  return zero1__culprit_key(param, ZERO1__CULPRIT_OVERFLOW);
+}
+
+/* The rare path: some element of the sum is not finite. */
+__attribute__((noinline, cold)) static void note_nonfinite(const zero1__sources *sources,
+                                                           int64_t param, int64_t at,
+                                                           const float *sum, int64_t numel,
+                                                           zero1__stats *stats) {
+  for (int64_t e = 0; e < numel; ++e) {
+    if (zero1__is_finite(sum[e])) continue;
+    ++stats->nonfinite_numel;
+    const uint64_t culprit = culprit_of(sources, param, at + e);
+    if (culprit < stats->culprit) stats->culprit = culprit;
+  }
+}
+
+/* Returns whether all of the block is finite: then, and only then, its squares' sum is. A finite
+ * block of fp32 values cannot overflow fp64. */
+static int note_block(const zero1__sources *sources, const zero1__slot *slot, int64_t at,
+                      const float *sum, int64_t numel, zero1__stats *stats) {
+  const double squares = squares_of(sum, numel);
+  if (squares - squares == 0.0) {
+    if (!(slot->flags & ZERO1_PARAM_NOT_IN_NORM)) zero1__exact_sum_add(&stats->squares, squares);
+    return 1;
+  }
+  note_nonfinite(sources, slot->param, at, sum, numel, stats);
+  return 0;
+}
+
+/* ---- reduce ---- */
+
+static void store_sum(float *out, const float *sum, int64_t numel, int finite) {
+  if (!finite)
+    for (int64_t e = 0; e < numel; ++e) out[e] = zero1__one_nan(sum[e]);
+  else if (out != sum)
+    memcpy(out, sum, (size_t)numel * sizeof *out);
+}
+
+static __attribute__((noinline)) void reduce_blocks(const zero1__reduce_job *job,
+                                                    zero1__range blocks, zero1__stats *stats) {
+  staging stage;
+  zero1__walk walk = zero1__walk_begin(job->layout, blocks);
+  for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
+    const zero1__slot *slot = &job->layout->slots[segment.slot];
+    int64_t at = (segment.block - job->blocks.begin) * ZERO1__BLOCK;
+    for (int64_t left = segment.numel; left > 0; left -= ZERO1__BLOCK, at += ZERO1__BLOCK) {
+      const int64_t numel = left < ZERO1__BLOCK ? left : ZERO1__BLOCK;
+      const float *sum = sum_block(&job->sources, at, numel, &stage);
+      const int finite = note_block(&job->sources, slot, at, sum, numel, stats);
+      if (job->out) store_sum(job->out + at, sum, numel, finite);
+    }
+  }
+}
+
+static void reduce(const zero1__reduce_job *job, zero1__range blocks, zero1__stats *stats) {
+  zero1__stats found;
+  zero1__stats_clear(&found);
+  const float_mode before = float_mode_enter();
+  reduce_blocks(job, blocks, &found);
+  float_mode_leave(before);
+  if (!stats) return;
+  if (job->partial) {
+    zero1__exact_sum_clear(&found.squares);
+    found.nonfinite_numel = 0;
+  }
+  zero1__stats_merge(stats, &found);
+}
+
+/* ---- update ---- */
+
+static void adam_block(float *restrict master_param, float *restrict exp_avg,
+                       float *restrict exp_avg_sq, const float *restrict grad, int64_t numel,
+                       float grad_factor, const zero1__adam_scalars *group) {
+  const zero1__adam_scalars scalars = *group;
+  for (int64_t e = 0; e < numel; ++e) {
+    const zero1__adam_element old = {master_param[e], exp_avg[e], exp_avg_sq[e]};
+    const zero1__adam_element next = zero1__adam(old, grad[e] * grad_factor, scalars);
+    master_param[e] = next.master_param;
+    exp_avg[e] = next.exp_avg;
+    exp_avg_sq[e] = next.exp_avg_sq;
+  }
+}
+
+static void store_bf16(uint16_t *restrict param, const float *restrict master_param,
+                       int64_t numel) {
+  for (int64_t e = 0; e < numel; ++e) param[e] = zero1__fp32_to_bf16(master_param[e]);
+}
+
+static __attribute__((noinline)) void update_blocks(const zero1__update_job *job,
+                                                    zero1__range blocks, zero1__stats *stats) {
+  staging stage;
+  zero1__walk walk = zero1__walk_begin(job->layout, blocks);
+  for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
+    const zero1__slot *slot = &job->layout->slots[segment.slot];
+    const int absent = job->absent && job->absent[segment.slot];
+    if (absent && !stats) continue;
+    int64_t at = (segment.block - job->blocks.begin) * ZERO1__BLOCK;
+    for (int64_t left = segment.numel; left > 0; left -= ZERO1__BLOCK, at += ZERO1__BLOCK) {
+      const int64_t numel = left < ZERO1__BLOCK ? left : ZERO1__BLOCK;
+      const float *grad = sum_block(&job->sources, at, numel, &stage);
+      if (stats) note_block(&job->sources, slot, at, grad, numel, stats);
+      if (absent) continue;
+      adam_block(job->master_param + at, job->exp_avg + at, job->exp_avg_sq + at, grad, numel,
+                 job->verdict->grad_factor, &job->groups[slot->group]);
+      if (job->param_dtype == ZERO1_DTYPE_BF16)
+        store_bf16((uint16_t *)job->param + at, job->master_param + at, numel);
+    }
+  }
+}
+
+static void update(const zero1__update_job *job, zero1__range blocks, zero1__stats *stats) {
+  if (job->verdict->skip) return;
+  const float_mode before = float_mode_enter();
+  update_blocks(job, blocks, stats);
+  float_mode_leave(before);
+}
+
+/* ---- master, hash ---- */
+
+static __attribute__((noinline)) void master_blocks(const zero1__master_job *job,
+                                                    zero1__range blocks) {
+  const int keep = job->keep;
+  zero1__walk walk = zero1__walk_begin(job->layout, blocks);
+  for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
+    const int64_t at = (segment.block - job->blocks.begin) * ZERO1__BLOCK;
+    float *restrict master_param = job->master_param + at;
+    const uint16_t *restrict param = (const uint16_t *)job->param + at;
+    for (int64_t e = 0; e < segment.numel; ++e)
+      master_param[e] = zero1__master_of_bf16(param[e], master_param[e], keep);
+  }
+}
+
+/* An fp32 parameter is its own master. */
+static void master(const zero1__master_job *job, zero1__range blocks) {
+  if (job->param_dtype == ZERO1_DTYPE_FP32) return;
+  const float_mode before = float_mode_enter();
+  master_blocks(job, blocks);
+  float_mode_leave(before);
+}
+
+static uint64_t hash(const zero1__hash_job *job, zero1__range elements) {
+  const uint32_t *fp32 = job->data;
+  const uint16_t *bf16 = job->data;
+  uint64_t sum = 0;
+  if (job->dtype == ZERO1_DTYPE_FP32)
+    for (int64_t e = elements.begin; e < elements.end; ++e) sum += zero1__mix((uint64_t)e, fp32[e]);
+  else
+    for (int64_t e = elements.begin; e < elements.end; ++e) sum += zero1__mix((uint64_t)e, bf16[e]);
+  return sum;
+}
+
+/* ---- the table ---- */
+
+#define JOIN2(a, b) a##b
+#define JOIN(a, b) JOIN2(a, b)
+#define TEXT2(a) #a
+#define TEXT(a) TEXT2(a)
+
+extern const zero1__kernels JOIN(zero1__kernels_, ZERO1__ISA);
+const zero1__kernels JOIN(zero1__kernels_, ZERO1__ISA) = {
+    .isa = TEXT(ZERO1__ISA), .reduce = reduce, .update = update, .master = master, .hash = hash};

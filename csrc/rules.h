@@ -1,0 +1,118 @@
+/* The arithmetic: every conversion and every optimizer, one element at a time, for the C and the
+ * CUDA compiler. A kernel only decides where elements come from and go to.
+ *
+ * Each operation below is one IEEE fp32 operation rounded to nearest even, in the order in which
+ * the parentheses put them: no fused multiply-add, subnormals kept. So a result is the same bits on
+ * every instruction set and device.
+ *
+ * The sum of squares of a block has one order, too. Its 256 squares, in fp64 (where each is exact),
+ * are folded in half until one number is left. Elements that the block does not have are +0. With
+ * 8 elements, for example:
+ *
+ *   0   1   2   3   4   5   6   7
+ *   0+4         1+5         2+6         3+7
+ *   (0+4)+(2+6)             (1+5)+(3+7)
+ *   ((0+4)+(2+6)) + ((1+5)+(3+7))
+ *
+ * A warp whose thread t holds elements t, t + 32, ... folds 128, 64 and 32 apart by itself and 16,
+ * 8, 4, 2 and 1 apart by shuffles; vector registers fold likewise. Adding +0 to a square changes
+ * no bit, so a short block may also leave out what it does not have. */
+#ifndef ZERO1__RULES_H
+#define ZERO1__RULES_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "inline.h"
+#include "jobs.h"
+
+ZERO1__INLINE uint32_t zero1__bits(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+ZERO1__INLINE float zero1__from_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/** Devices make different NaNs; what is stored is this one. */
+#define ZERO1__NAN_BITS 0x7fc00000u
+#define ZERO1__BF16_NAN 0x7fc0u
+
+ZERO1__INLINE float zero1__one_nan(float value) {
+  return value == value ? value : zero1__from_bits(ZERO1__NAN_BITS);
+}
+
+ZERO1__INLINE int zero1__is_finite(float value) {
+  return (zero1__bits(value) & 0x7f800000u) != 0x7f800000u;
+}
+
+ZERO1__INLINE float zero1__bf16_to_fp32(uint16_t bits) {
+  return zero1__from_bits((uint32_t)bits << 16);
+}
+
+/** To nearest, of two the even one; a value beyond the largest bf16 becomes infinite. */
+ZERO1__INLINE uint16_t zero1__fp32_to_bf16(float value) {
+  const uint32_t bits = zero1__bits(value);
+  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return (uint16_t)(value == value ? rounded : ZERO1__BF16_NAN);
+}
+
+/** The square of an fp32 value has 48 bits: exact. */
+ZERO1__INLINE double zero1__square(float value) {
+  return (double)value * (double)value;
+}
+
+/** State of one element. */
+typedef struct zero1__adam_element {
+  float master_param, exp_avg, exp_avg_sq;
+} zero1__adam_element;
+
+/** One step of AdamW, or of Adam where l2 is not 0. `grad` is multiplied by grad_factor already.
+ *    p <- p * decay                                 g <- g + l2 * p, of the p before (l2 not 0)
+ *    m <- m + (g - m) * (1 - beta1)                 v <- v * beta2 + (1 - beta2) * (g * g)
+ *    p <- p - step_size * (m / (sqrt(v) * (1 / sqrt(1 - beta2^t)) + eps)) */
+ZERO1__INLINE zero1__adam_element zero1__adam(zero1__adam_element old, float grad,
+                                              zero1__adam_scalars s) {
+  const float g = s.l2 != 0.0f ? grad + s.l2 * old.master_param : grad;
+  const float m = old.exp_avg + (g - old.exp_avg) * s.one_minus_beta1;
+  const float v = (old.exp_avg_sq * s.beta2) + s.one_minus_beta2 * (g * g);
+  const float denominator = sqrtf(v) * s.inverse_sqrt_bias2 + s.eps;
+  const float p = old.master_param * s.decay - s.step_size * (m / denominator);
+  const zero1__adam_element element = {zero1__one_nan(p), zero1__one_nan(m), zero1__one_nan(v)};
+  return element;
+}
+
+/** master_param for a bf16 parameter that the caller wrote: `old`, where that is what the parameter
+ *  was rounded from and `keep` asks for it, else the parameter itself. */
+ZERO1__INLINE float zero1__master_of_bf16(uint16_t param, float old, int keep) {
+  const float value = zero1__one_nan(zero1__bf16_to_fp32(param));
+  return keep && zero1__fp32_to_bf16(old) == param ? zero1__one_nan(old) : value;
+}
+
+/** One element's part of a hash: of its index and its bits, both scattered (the finalizer of
+ *  SplitMix64), so that parts may be added in any order. */
+ZERO1__INLINE uint64_t zero1__mix(uint64_t index, uint32_t bits) {
+  uint64_t x = index * 0x9e3779b97f4a7c15u + bits;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Scalars of a group for its step number `count` (the first is 1). In double, each rounded to fp32
+ *  once. Host only. */
+zero1__adam_scalars zero1__adam_scalars_make(const zero1_group *group, int64_t count);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
