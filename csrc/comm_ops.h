@@ -1,0 +1,176 @@
+/* The comm vtable: how contributions and parameters get from rank to rank. A comm does not sum: it
+ * delivers contributions, one pointer per rank, and the device reduces them in that order.
+ *
+ * Three handles, each made of the one before:
+ *   comm     the ranks, as the caller introduced them
+ *   lane     an ordered sequence of small all-gathers over a comm's ranks: agreement of every kind
+ *   channel  one optimizer's use of a comm: its gradient and parameter buffers, and the calls that
+ *            move them
+ *
+ * Backends: self, node (threads too), exchange, hierarchical: comm_*.c. */
+#ifndef ZERO1__COMM_OPS_H
+#define ZERO1__COMM_OPS_H
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "device_ops.h"
+#include "error.h"
+#include "jobs.h"
+#include "layout.h"
+#include "zero1/comm.h"
+
+typedef struct zero1__lane zero1__lane;
+typedef struct zero1__channel zero1__channel;
+typedef struct zero1__comm_ops zero1__comm_ops;
+
+/** Every backend's handle begins with these. */
+struct zero1_comm {
+  const zero1__comm_ops *ops;
+  int32_t rank, world_size;
+  int32_t ranks_per_node; /* that share memory with this one, itself included */
+  int32_t inline_calls;   /* 1: channels and lanes must be driven from the caller's own thread */
+  double timeout_seconds;
+  zero1__error error;
+  zero1__lane *lane; /* for what the caller's thread agrees on */
+};
+
+struct zero1__lane {
+  zero1_comm *comm;
+  double timeout_seconds;
+  zero1__error *scratch; /* [world_size] of zero1__lane_agree, so that it cannot run out of memory */
+};
+
+/** Sums over this node's ranks that go to one other node (hierarchical only). */
+typedef struct zero1__partial {
+  zero1__range blocks; /* of the shard that they are for */
+  zero1__sources sources;
+  float *out;
+} zero1__partial;
+
+/** What is exchanged, and then reduced, at once: a part of this rank's shard of one bucket. Where
+ *  contributions stay in place it is the whole shard. Made once, when the channel is opened. */
+typedef struct zero1__chunk {
+  int64_t bucket;
+  zero1__range part;      /* blocks, from the begin of any rank's shard of the bucket */
+  zero1__range blocks;    /* of this rank's shard */
+  int32_t ring;           /* receive buffer that it uses */
+  int32_t partial_count;  /* 0 but where communication is hierarchical */
+  zero1__sources sources; /* valid between exchange_end and the reuse of the ring */
+  zero1__partial *partials;
+} zero1__chunk;
+
+/** What an optimizer asks a channel for. */
+typedef struct zero1__channel_config {
+  zero1__device *device;
+  const zero1__layout *layout;
+  zero1__dtype param_dtype, grad_dtype;
+  int32_t share_params;
+  int32_t reduce_group; /* as in zero1_config */
+  double timeout_seconds;
+} zero1__channel_config;
+
+/** Every backend's channel begins with these. */
+struct zero1__channel {
+  zero1_comm *comm;
+  const zero1__comm_ops *ops;
+  zero1__channel_config config;
+  int32_t in_place;     /* contributions stay where backward wrote them; nothing is copied */
+  int32_t reduce_group; /* in effect */
+  int32_t params_sharers;  /* ranks whose parameters are this one memory, 1: private */
+  void *params, *grads;    /* zeroed; owned by the channel */
+  uint64_t params_bytes;   /* this rank's part, as zero1_memory */
+  uint64_t grads_bytes;
+  uint64_t workspace_bytes;
+  int64_t chunk_count;
+  zero1__chunk *chunks;    /* [chunk_count] bucket by bucket */
+  int64_t *chunk_begin;    /* [bucket_count + 1] */
+  int32_t ring_count;      /* receive buffers; chunk c uses c % ring_count; 0: in place */
+  uint32_t epoch;          /* of the step: set by the schedule before it enqueues */
+  int64_t exchange_ns, gather_ns; /* time in the calls below; read when the streams are idle */
+  pthread_mutex_t mutex;
+  zero1__error failure; /* under mutex: the first failure of a call below; the later ones do nothing */
+  void *tables;            /* of zero1__channel_begin */
+};
+
+/** A call of a channel that runs in a stream, or on the calling thread. `index` is a bucket or, where
+ *  it says so, a chunk. `epoch` is that of the step which it belongs to. */
+typedef zero1_status (*zero1__channel_fn)(zero1__channel *channel, int64_t index, uint32_t epoch,
+                                          zero1__error *error);
+
+struct zero1__comm_ops {
+  const char *name;
+  void (*destroy)(zero1_comm *comm);
+
+  /** Collective over the comm, on the caller's thread. All ranks succeed or all fail. */
+  zero1_status (*lane_open)(zero1_comm *comm, double timeout_seconds, zero1__lane **lane,
+                            zero1__error *error);
+  void (*lane_close)(zero1__lane *lane);
+  /** Gathers [bytes] from every rank into out [world_size * bytes], in rank order. */
+  zero1_status (*lane_all_gather)(zero1__lane *lane, const void *in, void *out, size_t bytes,
+                                  zero1__error *error);
+  /** Wakes the peers that wait in this lane, with a reason. Not collective. */
+  void (*lane_abort)(zero1__lane *lane, const char *reason);
+
+  /** Collective, on the caller's thread. All ranks succeed or all fail. */
+  zero1_status (*channel_open)(zero1_comm *comm, const zero1__channel_config *config,
+                               zero1__channel **channel, zero1__error *error);
+  void (*channel_close)(zero1__channel *channel);
+
+  /* The way of a gradient. NULL where the backend has nothing to do. */
+  zero1__channel_fn offer;          /* grads_ready: this rank's bucket may be read */
+  zero1__channel_fn arrive;         /* waits until the node's ranks have offered the bucket */
+  zero1__channel_fn exchange_begin; /* chunk: posts its sends and receives */
+  zero1__channel_fn exchange_end;   /* chunk: contributions have arrived, own ones have left */
+  zero1__channel_fn publish;        /* updated: this rank's shard of the bucket has its parameters */
+  zero1__channel_fn all_gather;     /* waits until this rank can read the bucket's parameters */
+  /** On the caller's thread, all streams idle: the parameters of rank `root` to everyone. */
+  zero1_status (*broadcast)(zero1__channel *channel, int32_t root, zero1__error *error);
+  /** Wakes peers that wait for this rank, now or later. Not collective. */
+  void (*abort)(zero1__channel *channel, const char *reason);
+};
+
+/* ---- for the users of a comm (comm.c) ---- */
+
+/** Runs a call of the vtable in `stream`; nothing where fn is NULL or the channel has failed. */
+void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,
+                         int64_t index);
+
+/** Notes a failure of the channel: the first one stays. */
+void zero1__channel_fail(zero1__channel *channel, const zero1__error *error);
+
+/** The failure, or ZERO1_OK; *error, where given, gets a copy. */
+zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error);
+
+/** Whether every rank came with ZERO1_OK: all return the status of the lowest rank that did not, with
+ *  its text. Collective over the lane. */
+zero1_status zero1__lane_agree(zero1__lane *lane, zero1_status status, zero1__error *error);
+
+/* ---- for the backends (comm.c) ---- */
+
+/** Shared start and end of every lane; `lane` is zeroed. ZERO1_ERR_MEMORY. */
+zero1_status zero1__lane_begin(zero1__lane *lane, zero1_comm *comm, double timeout_seconds,
+                               zero1__error *error);
+void zero1__lane_end(zero1__lane *lane);
+
+/** Shared start of every channel: copies config, allocates the tables for `chunk_blocks` blocks per
+ *  shard and chunk, with room for `sources` contributions a chunk and for `partials` partial sums of
+ *  `partial_sources` contributions each, and fills in all but the pointers. `channel` is zeroed. */
+zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
+                                  const zero1__channel_config *config, int64_t chunk_blocks,
+                                  int32_t sources, int32_t partials, int32_t partial_sources,
+                                  zero1__error *error);
+void zero1__channel_end(zero1__channel *channel);
+
+size_t zero1__params_bytes(const zero1__channel_config *config);
+size_t zero1__grads_bytes(const zero1__channel_config *config);
+
+/** Options with defaults where `options` is NULL; checks them. The error's text goes to
+ *  options->error_text too: every create call ends with zero1__create_done. */
+zero1_status zero1__comm_options_take(const zero1_comm_options *options, zero1_comm_options *taken,
+                                      zero1__error *error);
+zero1_status zero1__create_done(const zero1_comm_options *options, zero1_status status,
+                                const zero1__error *error);
+
+#endif

@@ -1,0 +1,134 @@
+/* One rank: contributions are the gradient buffer, and there is nothing to gather. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm_ops.h"
+
+static void self_destroy(zero1_comm *comm) {
+  if (comm->lane) comm->ops->lane_close(comm->lane);
+  free(comm);
+}
+
+static void self_lane_close(zero1__lane *lane) {
+  zero1__lane_end(lane);
+  free(lane);
+}
+
+static zero1_status self_lane_open(zero1_comm *comm, double timeout_seconds, zero1__lane **out,
+                                   zero1__error *error) {
+  *out = NULL;
+  zero1__lane *lane = calloc(1, sizeof *lane);
+  if (!lane) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a lane");
+  const zero1_status status = zero1__lane_begin(lane, comm, timeout_seconds, error);
+  if (status) {
+    self_lane_close(lane);
+    return status;
+  }
+  *out = lane;
+  return ZERO1_OK;
+}
+
+static zero1_status self_lane_all_gather(zero1__lane *lane, const void *in, void *out,
+                                         size_t bytes, zero1__error *error) {
+  (void)lane;
+  (void)error;
+  if (bytes) memcpy(out, in, bytes);
+  return ZERO1_OK;
+}
+
+static void self_lane_abort(zero1__lane *lane, const char *reason) {
+  (void)lane;
+  (void)reason;
+}
+
+static void self_channel_close(zero1__channel *channel) {
+  const zero1__channel_config *config = &channel->config;
+  zero1__device *device = config->device;
+  device->ops->memory_free(device, channel->params, zero1__params_bytes(config));
+  device->ops->memory_free(device, channel->grads, zero1__grads_bytes(config));
+  zero1__channel_end(channel);
+  free(channel);
+}
+
+static zero1_status self_channel_open(zero1_comm *comm, const zero1__channel_config *config,
+                                      zero1__channel **out, zero1__error *error) {
+  *out = NULL;
+  zero1__channel *channel = calloc(1, sizeof *channel);
+  if (!channel) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a channel");
+  const int64_t whole = config->layout->bucket_blocks ? config->layout->bucket_blocks : 1;
+  zero1_status status = zero1__channel_begin(channel, comm, config, whole, 1, 0, 0, error);
+  zero1__device *device = config->device;
+  channel->params_bytes = zero1__params_bytes(config);
+  channel->grads_bytes = zero1__grads_bytes(config);
+  if (!status)
+    status = device->ops->memory_alloc(device, channel->params_bytes, &channel->params, error);
+  if (!status)
+    status = device->ops->memory_alloc(device, channel->grads_bytes, &channel->grads, error);
+  if (status) {
+    self_channel_close(channel);
+    return status;
+  }
+  channel->in_place = 1;
+  channel->reduce_group = 1;
+  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(config->grad_dtype);
+  for (int64_t i = 0; i < channel->chunk_count; ++i) {
+    zero1__chunk *chunk = &channel->chunks[i];
+    const void **contributions = (const void **)chunk->sources.contributions;
+    contributions[0] = (char *)channel->grads + (size_t)chunk->blocks.begin * block_bytes;
+    chunk->sources.group = 1;
+    chunk->sources.dtype = config->grad_dtype;
+  }
+  *out = channel;
+  return ZERO1_OK;
+}
+
+static zero1_status self_broadcast(zero1__channel *channel, int32_t root, zero1__error *error) {
+  (void)channel;
+  (void)root;
+  (void)error;
+  return ZERO1_OK;
+}
+
+static void self_abort(zero1__channel *channel, const char *reason) {
+  (void)channel;
+  (void)reason;
+}
+
+static const zero1__comm_ops self_ops = {
+    .name = "self",
+    .destroy = self_destroy,
+    .lane_open = self_lane_open,
+    .lane_close = self_lane_close,
+    .lane_all_gather = self_lane_all_gather,
+    .lane_abort = self_lane_abort,
+    .channel_open = self_channel_open,
+    .channel_close = self_channel_close,
+    .broadcast = self_broadcast,
+    .abort = self_abort,
+};
+
+zero1_status zero1_comm_create_self(const zero1_comm_options *options, zero1_comm **comm) {
+  if (!comm) return ZERO1_ERR_INVALID;
+  *comm = NULL;
+  zero1__error error;
+  zero1_comm_options taken;
+  zero1__error_clear(&error);
+  zero1_status status = zero1__comm_options_take(options, &taken, &error);
+  if (status) return zero1__create_done(options, status, &error);
+  zero1_comm *self = calloc(1, sizeof *self);
+  if (!self) {
+    status = zero1__fail(&error, ZERO1_ERR_MEMORY, "no memory for a communicator");
+    return zero1__create_done(options, status, &error);
+  }
+  self->ops = &self_ops;
+  self->world_size = 1;
+  self->ranks_per_node = 1;
+  self->timeout_seconds = taken.timeout_seconds;
+  status = self_lane_open(self, taken.timeout_seconds, &self->lane, &error);
+  if (status) {
+    self_destroy(self);
+  } else {
+    *comm = self;
+  }
+  return zero1__create_done(options, status, &error);
+}

@@ -1,0 +1,145 @@
+#include "mapping.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static zero1_status no_memory(zero1__error *error, size_t bytes, const char *what, int number) {
+  return zero1__fail(error, ZERO1_ERR_MEMORY, "%zu bytes of memory for the node: %s: %s", bytes,
+                     what, strerror(number));
+}
+
+static zero1_status map(zero1__mapping *mapping, int fd, zero1__error *error) {
+  const int flags = fd < 0 ? MAP_SHARED | MAP_ANONYMOUS : MAP_SHARED;
+  void *base = mmap(NULL, mapping->bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (base == MAP_FAILED) return no_memory(error, mapping->bytes, "mmap", errno);
+  madvise(base, mapping->bytes, MADV_HUGEPAGE);
+  mapping->base = base;
+  return ZERO1_OK;
+}
+
+/* Reserves every page: without it, a write could end in a bus error when memory has run out. */
+static zero1_status reserve(int fd, size_t bytes, zero1__error *error) {
+  struct rlimit limit;
+  if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur < bytes)
+    return zero1__fail(error, ZERO1_ERR_MEMORY,
+                       "%zu bytes of memory for the node: the limit of file sizes (ulimit -f) is %llu "
+                       "bytes",
+                       bytes, (unsigned long long)limit.rlim_cur);
+  if (ftruncate(fd, (off_t)bytes)) return no_memory(error, bytes, "ftruncate", errno);
+  int result;
+  do result = fallocate(fd, 0, 0, (off_t)bytes);
+  while (result && errno == EINTR);
+  return result ? no_memory(error, bytes, "fallocate", errno) : ZERO1_OK;
+}
+
+static zero1_status create_counted(zero1__mapping *mapping, zero1__error *error) {
+  atomic_int *refs = malloc(sizeof *refs);
+  if (!refs) return no_memory(error, sizeof *refs, "malloc", errno);
+  const zero1_status status = map(mapping, -1, error);
+  if (status) {
+    free(refs);
+    return status;
+  }
+  atomic_init(refs, 1);
+  mapping->refs = refs;
+  return ZERO1_OK;
+}
+
+static zero1_status create_file(zero1__mapping *mapping, zero1__error *error) {
+  mapping->fd = memfd_create("zero1", MFD_CLOEXEC);
+  if (mapping->fd < 0) return no_memory(error, mapping->bytes, "memfd_create", errno);
+  zero1_status status = reserve(mapping->fd, mapping->bytes, error);
+  if (!status) status = map(mapping, mapping->fd, error);
+  return status;
+}
+
+zero1_status zero1__mapping_create(int threads, size_t bytes, zero1__mapping *mapping,
+                                   zero1__mapping_key *key, zero1__error *error) {
+  *mapping = (zero1__mapping){.bytes = bytes, .fd = -1};
+  memset(key, 0, sizeof *key);
+  if (!bytes) return ZERO1_OK;
+  const zero1_status status =
+      threads ? create_counted(mapping, error) : create_file(mapping, error);
+  if (status) {
+    zero1__mapping_close(mapping);
+    return status;
+  }
+  key->bytes = bytes;
+  key->threads = threads;
+  key->base = (uint64_t)(uintptr_t)mapping->base;
+  key->refs = (uint64_t)(uintptr_t)mapping->refs;
+  key->pid = getpid();
+  key->fd = mapping->fd;
+  return ZERO1_OK;
+}
+
+zero1_status zero1__mapping_open(const zero1__mapping_key *key, zero1__mapping *mapping,
+                                 zero1__error *error) {
+  *mapping = (zero1__mapping){.bytes = key->bytes, .fd = -1};
+  if (!key->bytes) return ZERO1_OK;
+  if (key->threads) {
+    mapping->base = (void *)(uintptr_t)key->base;
+    mapping->refs = (void *)(uintptr_t)key->refs;
+    atomic_fetch_add((atomic_int *)mapping->refs, 1);
+    return ZERO1_OK;
+  }
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%lld/fd/%d", (long long)key->pid, (int)key->fd);
+  const int fd = open(path, O_RDWR | O_CLOEXEC);
+  if (fd < 0) {
+    *mapping = (zero1__mapping){.fd = -1};
+    return zero1__fail(error, ZERO1_ERR_UNSUPPORTED, "memory of process %lld cannot be seen: %s: %s",
+                       (long long)key->pid, path, strerror(errno));
+  }
+  const zero1_status status = map(mapping, fd, error);
+  close(fd);
+  if (status) *mapping = (zero1__mapping){.fd = -1};
+  return status;
+}
+
+static void close_file(zero1__mapping *mapping) {
+  if (mapping->bytes && mapping->fd >= 0) close(mapping->fd);
+  mapping->fd = -1;
+}
+
+void zero1__mapping_close(zero1__mapping *mapping) {
+  close_file(mapping);
+  const int last = !mapping->refs || atomic_fetch_sub((atomic_int *)mapping->refs, 1) == 1;
+  if (last && mapping->base) munmap(mapping->base, mapping->bytes);
+  if (last) free(mapping->refs);
+  *mapping = (zero1__mapping){.fd = -1};
+}
+
+static void close_all(zero1__mapping *mappings, int32_t count) {
+  for (int32_t i = 0; i < count; ++i) zero1__mapping_close(&mappings[i]);
+}
+
+zero1_status zero1__mapping_share(zero1__lane *lane, const zero1__node_shape *shape, size_t bytes,
+                                  zero1__mapping *mappings, zero1__error *error) {
+  const zero1_comm *comm = lane->comm;
+  const int32_t own = comm->rank - shape->rank_begin;
+  zero1__mapping_key key;
+  zero1__mapping_key *keys = calloc((size_t)comm->world_size, sizeof *keys);
+  memset(mappings, 0, (size_t)shape->size * sizeof *mappings);
+  zero1_status status = keys ? ZERO1_OK : no_memory(error, sizeof *keys, "malloc", ENOMEM);
+  if (!status)
+    status = zero1__mapping_create(shape->threads, bytes, &mappings[own], &key, error);
+  status = zero1__lane_agree(lane, status, error);
+  if (!status) status = comm->ops->lane_all_gather(lane, &key, keys, sizeof key, error);
+  if (!status) {
+    for (int32_t i = 0; i < shape->size && !status; ++i)
+      if (i != own) status = zero1__mapping_open(&keys[shape->rank_begin + i], &mappings[i], error);
+    status = zero1__lane_agree(lane, status, error);
+  }
+  close_file(&mappings[own]); /* every peer has its mapping */
+  if (status) close_all(mappings, shape->size);
+  free(keys);
+  return status;
+}

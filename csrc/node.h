@@ -1,0 +1,71 @@
+/* The ranks of a node: each has a station, control memory that its peers see, with a lane for small
+ * all-gathers and flags that it posts; and each watches whether the others are alive. */
+#ifndef ZERO1__NODE_H
+#define ZERO1__NODE_H
+
+#include <stdint.h>
+
+#include "comm_ops.h"
+#include "flag.h"
+#include "mapping.h"
+
+/** Who the peers are, as processes; made once per comm, borrowed by its nodes. */
+typedef struct zero1__watch {
+  int32_t size;
+  int *pidfds; /* [size] -1: a thread of this process, or this rank itself */
+} zero1__watch;
+
+/** A process as its peers must know it; can be sent as bytes. Two that differ in `machine` cannot
+ *  share memory. */
+typedef struct zero1__identity {
+  char machine[64]; /* boot id and process namespace */
+  int64_t pid;
+} zero1__identity;
+
+void zero1__identity_of_this(zero1__identity *identity);
+
+/** [size] identities of the node's ranks, `own` this one. ZERO1_ERR_MEMORY. */
+zero1_status zero1__watch_create(const zero1__identity *identities, int32_t size, int32_t own,
+                                 zero1__watch **watch, zero1__error *error);
+void zero1__watch_destroy(zero1__watch *watch);
+
+typedef struct zero1__station zero1__station;
+
+typedef struct zero1__node {
+  zero1__node_shape shape;
+  int32_t rank; /* in the node */
+  double timeout_seconds;
+  const zero1__watch *watch; /* or NULL: threads */
+  zero1__mapping *mappings;  /* [size] the stations */
+  int64_t flag_count;
+  uint32_t lane_epoch;
+} zero1__node;
+
+/** Opens a node of shape->size ranks with flag_count flags each. Collective over the lane. */
+zero1_status zero1__node_open(zero1__lane *lane, const zero1__node_shape *shape,
+                              const zero1__watch *watch, int64_t flag_count,
+                              double timeout_seconds, zero1__node **node, zero1__error *error);
+
+/** The same for all ranks of one process at once, by one thread. [out] nodes [size]. */
+zero1_status zero1__node_open_threads(int32_t size, double timeout_seconds, zero1__node **nodes,
+                                      zero1__error *error);
+
+/** Tells the peers that this rank is gone, and frees. NULL is fine. */
+void zero1__node_close(zero1__node *node);
+
+/** Tells the peers to stop waiting for this rank. */
+void zero1__node_abort(zero1__node *node, const char *reason);
+
+/** Posts this rank's flag. */
+void zero1__node_post(zero1__node *node, int64_t flag, uint32_t value);
+
+/** Waits for a peer's flag. what: for the error's text, as in "the gradients of bucket".
+ *  ZERO1_ERR_PEER, ZERO1_ERR_ABORTED, ZERO1_ERR_TIMEOUT: naming the peer. */
+zero1_status zero1__node_wait(zero1__node *node, int32_t peer, int64_t flag, uint32_t value,
+                              const char *what, zero1__error *error);
+
+/** Small all-gather over the node's ranks; out may not be NULL unless bytes is 0. */
+zero1_status zero1__node_all_gather(zero1__node *node, const void *in, void *out, size_t bytes,
+                                    zero1__error *error);
+
+#endif
