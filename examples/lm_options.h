@@ -1,0 +1,35 @@
+/* The options of train_lm. */
+#ifndef LM_OPTIONS_H
+#define LM_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/** How progress is shown. */
+enum { LM_PROGRESS_AUTO, LM_PROGRESS_LINE, LM_PROGRESS_LOG };
+
+typedef struct lm_options {
+  const char *data, *log, *prompt;
+  int64_t layers, dim, heads, hidden, context;
+  int64_t batch, accumulate, steps, warmup;
+  double lr, min_lr, weight_decay, beta1, beta2, clip;
+  int64_t seed;
+  int64_t param_dtype, grad_dtype; /* ZERO1_DTYPE_ */
+  int64_t threads, bucket_numel, ranks_per_node;
+  int64_t overlap, share_params; /* 0 or 1 */
+  int64_t val_every, val_batches, log_every, progress;
+  double time_limit;
+  int64_t sample_bytes;
+  double temperature;
+  int64_t help;
+} lm_options;
+
+/** Defaults, then what the arguments say. Strings are borrowed from argv.
+ *  [out] error  text that names the option, where it returns false */
+bool lm_options_parse(lm_options *options, int argc, char **argv, char *error, size_t error_bytes);
+
+void lm_options_help(FILE *out);
+
+#endif
