@@ -6,7 +6,7 @@
  *   - a sum's bound is the sum of its terms' bounds, each times its factor;
  *   - |sqrt(a) - sqrt(b)| <= |a - b| / sqrt(a);
  *   - results below the normal range round by 2^-150 at most, whatever they are.
- * Products of two bounds are left out, and 1 % is added for them. */
+ * Products of two bounds are left out, and 1 % of what a step adds stands for them. */
 #ifndef ZERO1_TESTS_REFERENCE_ADAMW_H
 #define ZERO1_TESTS_REFERENCE_ADAMW_H
 
@@ -23,7 +23,7 @@ typedef struct reference_adamw {
  * grad_bound. */
 static inline void reference_adamw_step(const zero1_group *group, int64_t count, double grad,
                                         double grad_bound, reference_adamw *x) {
-  const double u = 0x1p-24, subnormal = 0x1p-150;
+  const double u = 0x1p-24, subnormal = 0x1p-150, more = 1.01;
   const double old = x->param;
   double g = grad, g_bound = grad_bound, decay = 1.0;
   if (group->decoupled_weight_decay) {
@@ -37,15 +37,16 @@ static inline void reference_adamw_step(const zero1_group *group, int64_t count,
   /* exp_avg + (g - exp_avg) * (1 - beta1) */
   const double change = (g - x->exp_avg) * (1.0 - group->beta1);
   const double m = x->exp_avg + change;
-  const double m_bound = group->beta1 * x->exp_avg_bound + (1.0 - group->beta1) * g_bound +
-                         3 * u * fabs(change) + u * fabs(m) + subnormal;
+  const double m_bound =
+      group->beta1 * x->exp_avg_bound +
+      more * ((1.0 - group->beta1) * g_bound + 3 * u * fabs(change) + u * fabs(m) + subnormal);
 
   /* beta2 * exp_avg_sq + (1 - beta2) * g * g */
   const double kept = group->beta2 * x->exp_avg_sq, fresh = (1.0 - group->beta2) * g * g;
   const double v = kept + fresh;
-  const double v_bound = group->beta2 * x->exp_avg_sq_bound + 2 * u * kept +
-                         (1.0 - group->beta2) * 2 * fabs(g) * g_bound + 3 * u * fresh + u * v +
-                         3 * subnormal;
+  const double v_bound = group->beta2 * x->exp_avg_sq_bound +
+                         more * (2 * u * kept + (1.0 - group->beta2) * 2 * fabs(g) * g_bound +
+                                 3 * u * fresh + u * v + 3 * subnormal);
 
   /* sqrt(exp_avg_sq) / sqrt(1 - beta2^t) + eps */
   const double correction = 1.0 / sqrt(1.0 - pow(group->beta2, (double)count));
@@ -63,9 +64,9 @@ static inline void reference_adamw_step(const zero1_group *group, int64_t count,
   x->param_bound =
       1.01 * (decay * x->param_bound + 2 * u * fabs(old * decay) + move_bound + u * fabs(x->param));
   x->exp_avg = m;
-  x->exp_avg_bound = 1.01 * m_bound;
+  x->exp_avg_bound = m_bound;
   x->exp_avg_sq = v;
-  x->exp_avg_sq_bound = 1.01 * v_bound;
+  x->exp_avg_sq_bound = v_bound;
 }
 
 #endif

@@ -156,7 +156,7 @@ static void many_steps_stay_within_the_derived_distance_of_double(void) {
         CHECK_CLOSE(x.exp_avg, reference.exp_avg, 0, reference.exp_avg_bound);
         CHECK_CLOSE(x.exp_avg_sq, reference.exp_avg_sq, 0, reference.exp_avg_sq_bound);
       }
-      CHECK(reference.param_bound < (decoupled ? 0.3 / 2000 : 0.3 / 500));
+      CHECK(reference.param_bound < 0.3 / 3000);
     }
   }
 }
