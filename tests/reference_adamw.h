@@ -62,7 +62,7 @@ static inline void reference_adamw_step(const zero1_group *group, int64_t count,
                             fabs(move) * denominator_bound / denominator + 3 * u * fabs(move);
   x->param = old * decay - move;
   x->param_bound =
-      1.01 * (decay * x->param_bound + 2 * u * fabs(old * decay) + move_bound + u * fabs(x->param));
+      decay * x->param_bound + more * (2 * u * fabs(old * decay) + move_bound + u * fabs(x->param));
   x->exp_avg = m;
   x->exp_avg_bound = m_bound;
   x->exp_avg_sq = v;
