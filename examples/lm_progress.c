@@ -27,7 +27,7 @@ static bool on_terminal(void) {
 }
 
 bool lm_progress_open(lm_progress *progress, const lm_options *options) {
-  *progress = (lm_progress){.log_every = options->log_every, .last_step = options->steps - 1};
+  *progress = (lm_progress){.log_every = options->log_every};
   progress->in_place = options->progress == LM_PROGRESS_LINE ||
                        (options->progress == LM_PROGRESS_AUTO && on_terminal());
   progress->csv = fopen(options->log, "w");
@@ -36,12 +36,31 @@ bool lm_progress_open(lm_progress *progress, const lm_options *options) {
   return true;
 }
 
+static void write_number(FILE *csv, int digits, double number) {
+  fputc(',', csv);
+  if (!isnan(number)) fprintf(csv, "%.*g", digits, number);
+}
+
 static void write_row(FILE *csv, const lm_record *record) {
-  char val_loss[32] = "";
-  if (!isnan(record->val_loss)) snprintf(val_loss, sizeof val_loss, "%.6f", record->val_loss);
-  fprintf(csv, "%" PRId64 ",%.6f,%s,%.6g,%.6g,%.0f,%.2f,%.3f\n", record->step, record->loss,
-          val_loss, record->grad_norm, record->lr, record->tokens_per_s, record->exposed_percent,
-          record->seconds);
+  fprintf(csv, "%" PRId64, record->step);
+  write_number(csv, 7, record->loss);
+  write_number(csv, 7, record->val_loss);
+  write_number(csv, 6, record->grad_norm);
+  write_number(csv, 6, record->lr);
+  write_number(csv, 6, record->tokens_per_s);
+  write_number(csv, 3, record->exposed_percent);
+  write_number(csv, 6, record->seconds);
+  fputc('\n', csv);
+}
+
+void lm_progress_begin(lm_progress *progress, double val_loss) {
+  write_row(progress->csv, &(lm_record){.loss = NAN,
+                                        .val_loss = val_loss,
+                                        .grad_norm = NAN,
+                                        .lr = NAN,
+                                        .tokens_per_s = NAN,
+                                        .exposed_percent = NAN});
+  printf("held-out loss before training: %.4f nats per byte\n", val_loss);
 }
 
 static void write_line(const lm_progress *progress, const lm_record *record) {

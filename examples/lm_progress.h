@@ -14,11 +14,11 @@
 /** Seconds of a clock that only goes forward. */
 double lm_seconds(void);
 
-/** One step. */
+/** One step: what it began with, what it took. NaN where a number is not there. */
 typedef struct lm_record {
-  int64_t step;
+  int64_t step;    /* counted from 1; 0 is before training */
   double loss;     /* mean over ranks, nats per byte */
-  double val_loss; /* NaN where there was no validation */
+  double val_loss; /* after the step */
   double grad_norm, lr;
   double tokens_per_s;    /* of all ranks */
   double exposed_percent; /* of the time, spent waiting for the library */
@@ -29,14 +29,17 @@ typedef struct lm_record {
 typedef struct lm_progress {
   FILE *csv;
   bool in_place;
-  int64_t log_every, last_step;
+  int64_t log_every;
   double last_drawn;
   double tokens_per_s, exposed_percent; /* running means, for the line */
 } lm_progress;
 
 /** Opens the CSV file. Returns false with errno. */
 bool lm_progress_open(lm_progress *progress, const lm_options *options);
+/** A row of the CSV file, and a line where one is due. */
 void lm_progress_record(lm_progress *progress, const lm_record *record);
+/** The validation before training. */
+void lm_progress_begin(lm_progress *progress, double val_loss);
 /** Closes the CSV file; false where it could not be written. Safe after a failed open. */
 bool lm_progress_close(lm_progress *progress);
 

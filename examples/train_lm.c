@@ -5,9 +5,9 @@
 #include <inttypes.h>
 #include <math.h>
 #include <mpi.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "lm_data.h"
 #include "lm_model.h"
@@ -113,15 +113,19 @@ static zero1_status open_sharded(trainer *t) {
   return lm_sharded_open(&t->sharded, t->comm, &model, &config, options->accumulate);
 }
 
-/* The node's cores over its ranks, but for --threads. */
+/* The cores that the node's ranks may run on, bound to them or not, over the number of ranks. */
 static int choose_threads(const lm_options *options) {
   if (options->threads) return (int)options->threads;
   MPI_Comm node;
   int neighbours;
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  sched_getaffinity(0, sizeof cores, &cores);
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
   MPI_Comm_size(node, &neighbours);
+  MPI_Allreduce(MPI_IN_PLACE, &cores, sizeof cores, MPI_BYTE, MPI_BOR, node);
   MPI_Comm_free(&node);
-  const int threads = (int)sysconf(_SC_NPROCESSORS_ONLN) / neighbours;
+  const int threads = CPU_COUNT(&cores) / neighbours;
   return threads > 1 ? threads : 1;
 }
 
@@ -250,7 +254,7 @@ static void finish_pending(trainer *t, double val_loss) {
   const double elapsed = now - t->started;
   lm_progress_record(
       &t->progress,
-      &(lm_record){.step = p->step,
+      &(lm_record){.step = p->step + 1,
                    .loss = p->sums[0] / t->ranks,
                    .val_loss = val_loss,
                    .grad_norm = info.grad_norm,
@@ -303,7 +307,7 @@ static void train(trainer *t) {
   const lm_options *const options = &t->options;
   must(t, lm_sharded_init_params(&t->sharded, t->rank, (uint64_t)options->seed), "initial values");
   const double first_loss = validate(t, options->val_batches * options->batch);
-  if (t->rank == 0) printf("held-out loss before training: %.4f nats per byte\n", first_loss);
+  if (t->rank == 0) lm_progress_begin(&t->progress, first_loss);
   t->started = t->last_finished = lm_seconds();
   for (int64_t step = 0; step < options->steps && t->part_done < 1; ++step) {
     start_step(t, step, gradients(t, step));
