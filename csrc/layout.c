@@ -6,26 +6,32 @@
 /* So that bytes of any array of so many elements fit an int64_t. */
 #define ZERO1__NUMEL_MAX (INT64_MAX / 8)
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t min64(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 /* 600 elements -> 3 blocks. */
-static int64_t blocks_of(int64_t numel) { return (numel + ZERO1__BLOCK - 1) / ZERO1__BLOCK; }
+static int64_t blocks_of(int64_t numel) {
+  return (numel + ZERO1__BLOCK - 1) / ZERO1__BLOCK;
+}
 
 zero1_status zero1__shape_numel(const int64_t *shape, int32_t ndim, int64_t *numel) {
   int64_t product = 1;
-  int empty = 0;
+  int empty = 0, too_many = 0; /* a 0 anywhere makes up for any other sizes */
   *numel = 0;
   for (int32_t i = 0; i < ndim; ++i) {
     if (shape[i] < 0) return ZERO1_ERR_INVALID;
     if (shape[i] == 0) {
       empty = 1;
     } else if (product > ZERO1__NUMEL_MAX / shape[i]) {
-      return ZERO1_ERR_INVALID;
+      too_many = 1;
     } else {
       product *= shape[i];
     }
   }
-  *numel = empty ? 0 : product;
+  if (empty) return ZERO1_OK;
+  if (too_many) return ZERO1_ERR_INVALID;
+  *numel = product;
   return ZERO1_OK;
 }
 
@@ -36,8 +42,8 @@ static int64_t blocks_per_bucket(int64_t bucket_numel, int32_t world_size) {
   return fit < world_size ? world_size : fit - fit % world_size;
 }
 
-static zero1_status place_params(zero1__layout *layout, const int32_t *group,
-                                 const uint32_t *flags, zero1__error *error) {
+static zero1_status place_params(zero1__layout *layout, const int32_t *group, const uint32_t *flags,
+                                 zero1__error *error) {
   int64_t next = 0;
   for (int64_t i = layout->param_count - 1; i >= 0; --i) {
     layout->slot_of_param[i] = -1;
