@@ -24,13 +24,18 @@ zero1_status zero1_comm_options_init(zero1_comm_options *options, size_t options
 zero1_status zero1__comm_options_take(const zero1_comm_options *options, zero1_comm_options *taken,
                                       zero1__error *error) {
   default_options(taken);
-  if (!options) return ZERO1_OK;
-  const zero1_status status =
-      zero1__struct_get(options, options->size, taken, sizeof *taken, "zero1_comm_options", error);
+  zero1_status status = ZERO1_OK;
+  if (options)
+    status = zero1__struct_get(options, options->size, taken, sizeof *taken, "zero1_comm_options",
+                               error);
   if (status) return status;
   if (taken->ranks_per_node < 0)
     return zero1__fail(error, ZERO1_ERR_INVALID, "options.ranks_per_node is %d, less than 0",
                        taken->ranks_per_node);
+  if (taken->workspace_bytes < 0)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "options.workspace_bytes is %lld, less than 0",
+                       (long long)taken->workspace_bytes);
+  if (!taken->workspace_bytes) taken->workspace_bytes = (int64_t)16 << 20;
   if (!(taken->timeout_seconds > 0) || !isfinite(taken->timeout_seconds))
     return zero1__fail(error, ZERO1_ERR_INVALID, "options.timeout_seconds is %g, not above 0",
                        taken->timeout_seconds);

@@ -58,8 +58,12 @@ zero1_status zero1__watch_create(const zero1__identity *identities, int32_t size
   }
   watch->size = size;
   watch->pidfds = pidfds;
-  for (int32_t i = 0; i < size; ++i) /* an old kernel has no pidfds: then the timeout must do */
-    pidfds[i] = i == own ? -1 : (int)syscall(SYS_pidfd_open, (pid_t)identities[i].pid, 0);
+  for (int32_t i = 0; i < size; ++i) { /* an old kernel has no pidfds: then the timeout must do */
+    const int here = !strcmp(identities[i].machine, identities[own].machine);
+    pidfds[i] = i == own || !here
+                    ? -1
+                    : (int)syscall(SYS_pidfd_open, (pid_t)identities[i].pid, 0);
+  }
   *out = watch;
   return ZERO1_OK;
 }
@@ -72,7 +76,7 @@ void zero1__watch_destroy(zero1__watch *watch) {
   free(watch);
 }
 
-static int is_dead(const zero1__watch *watch, int32_t peer) {
+int zero1__watch_is_dead(const zero1__watch *watch, int32_t peer) {
   if (!watch || watch->pidfds[peer] < 0) return 0;
   struct pollfd poll_for = {.fd = watch->pidfds[peer], .events = POLLIN};
   return poll(&poll_for, 1, 0) == 1;
@@ -177,7 +181,7 @@ static zero1_status lost(const zero1__node *node, int32_t peer, const char *what
   if (zero1__flag_reached(&station->closed, 1))
     return zero1__fail(error, ZERO1_ERR_PEER, "rank %d closed its end while this rank waited for %s",
                        rank, what);
-  if (is_dead(node->watch, peer))
+  if (zero1__watch_is_dead(node->watch, peer))
     return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s", rank,
                        what);
   return ZERO1_OK;
@@ -211,20 +215,25 @@ zero1_status zero1__node_wait(zero1__node *node, int32_t peer, int64_t flag, uin
 
 /* ---- the lane ---- */
 
+/* out may be NULL with bytes 0. */
 static zero1_status gather_piece(zero1__node *node, const unsigned char *in, unsigned char *out,
                                  size_t stride, size_t bytes, zero1__error *error) {
   const uint32_t epoch = ++node->lane_epoch;
   zero1__station *own = station_of(node, node->rank);
-  memcpy(own->slots[epoch % 2], in, bytes);
+  if (bytes) memcpy(own->slots[epoch % 2], in, bytes);
   zero1__flag_post(&own->lane_posted, epoch);
   for (int32_t i = 0; i < node->shape.size; ++i) {
     zero1__station *station = station_of(node, i);
     const zero1_status status =
         wait_for(node, i, &station->lane_posted, epoch, "an agreement", error);
     if (status) return status;
-    memcpy(out + (size_t)i * stride, station->slots[epoch % 2], bytes);
+    if (bytes) memcpy(out + (size_t)i * stride, station->slots[epoch % 2], bytes);
   }
   return ZERO1_OK;
+}
+
+zero1_status zero1__node_barrier(zero1__node *node, zero1__error *error) {
+  return gather_piece(node, NULL, NULL, 0, 0, error);
 }
 
 zero1_status zero1__node_all_gather(zero1__node *node, const void *in, void *out, size_t bytes,

@@ -12,7 +12,7 @@
 /** Who the peers are, as processes; made once per comm, borrowed by its nodes. */
 typedef struct zero1__watch {
   int32_t size;
-  int *pidfds; /* [size] -1: a thread of this process, or this rank itself */
+  int *pidfds; /* [size] -1: not to be watched, or this rank itself */
 } zero1__watch;
 
 /** A process as its peers must know it; can be sent as bytes. Two that differ in `machine` cannot
@@ -24,10 +24,13 @@ typedef struct zero1__identity {
 
 void zero1__identity_of_this(zero1__identity *identity);
 
-/** [size] identities of the node's ranks, `own` this one. ZERO1_ERR_MEMORY. */
+/** [size] identities, `own` this one; those of other machines are not watched. ZERO1_ERR_MEMORY. */
 zero1_status zero1__watch_create(const zero1__identity *identities, int32_t size, int32_t own,
                                  zero1__watch **watch, zero1__error *error);
 void zero1__watch_destroy(zero1__watch *watch);
+
+/** Whether a peer's process has ended; 0 where that cannot be told (watch NULL among others). */
+int zero1__watch_is_dead(const zero1__watch *watch, int32_t peer);
 
 typedef struct zero1__station zero1__station;
 
@@ -64,8 +67,11 @@ void zero1__node_post(zero1__node *node, int64_t flag, uint32_t value);
 zero1_status zero1__node_wait(zero1__node *node, int32_t peer, int64_t flag, uint32_t value,
                               const char *what, zero1__error *error);
 
-/** Small all-gather over the node's ranks; out may not be NULL unless bytes is 0. */
+/** Small all-gather over the node's ranks: out [size * bytes]. Errors as zero1__node_wait. */
 zero1_status zero1__node_all_gather(zero1__node *node, const void *in, void *out, size_t bytes,
                                     zero1__error *error);
+
+/** Waits until every rank of the node has come. Errors as zero1__node_wait. */
+zero1_status zero1__node_barrier(zero1__node *node, zero1__error *error);
 
 #endif

@@ -36,6 +36,10 @@ typedef struct zero1_comm_options {
   int32_t ranks_per_node;
   int32_t reserved;
 
+  /** Bytes of receive buffers per optimizer between nodes: bounds the memory that exchange takes.
+   *  0 (default): 16 MiB. At least one block per rank is taken, whatever it says. */
+  int64_t workspace_bytes;
+
   /** Seconds without any progress after which a wait for a peer is an error. Default 600. */
   double timeout_seconds;
 

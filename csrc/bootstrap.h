@@ -1,0 +1,25 @@
+/* A comm that can do one thing, the caller's all-gather: enough to introduce the ranks. */
+#ifndef ZERO1__BOOTSTRAP_H
+#define ZERO1__BOOTSTRAP_H
+
+#include "comm_ops.h"
+
+typedef struct zero1__bootstrap {
+  zero1_comm comm;
+  zero1__lane lane; /* the lane to use */
+  zero1_allgather_fn allgather;
+  void *context;
+} zero1__bootstrap;
+
+/** ZERO1_ERR_INVALID, ZERO1_ERR_MEMORY. Ended with zero1__bootstrap_end, after a failure too. */
+zero1_status zero1__bootstrap_begin(zero1__bootstrap *bootstrap, int32_t rank, int32_t world_size,
+                                    zero1_allgather_fn allgather, void *context,
+                                    zero1__error *error);
+void zero1__bootstrap_end(zero1__bootstrap *bootstrap);
+
+/** The node comm of ranks [0, world_size) of one machine, introduced by `lane`. Collective.
+ *  ZERO1_ERR_UNSUPPORTED: the ranks do not see each other as processes of one machine. */
+zero1_status zero1__comm_node_create(zero1__lane *lane, const zero1_comm_options *options,
+                                     zero1_comm **comm, zero1__error *error);
+
+#endif

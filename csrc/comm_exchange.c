@@ -1,0 +1,153 @@
+/* Every rank exchanges with every rank, in chunks through a bounded ring: contributions arrive as
+ * they are, 16 bits on the wire where the gradients have 16, and are summed in fp32 in rank order. */
+#include <stdlib.h>
+
+#include "wire_comm.h"
+
+/* Chunks in flight: enough to keep a link busy while one is being reduced. */
+#define RING_COUNT 4
+
+static zero1__wire_channel *self_of(zero1__channel *channel) {
+  return (zero1__wire_channel *)channel;
+}
+
+static void exchange_close(zero1__channel *channel) {
+  zero1__wire_channel *self = self_of(channel);
+  zero1__device *device = channel->config.device;
+  zero1__wire_channel_close(self);
+  if (!self->abandoned) {
+    device->ops->memory_free(device, channel->params, zero1__params_bytes(&channel->config));
+    device->ops->memory_free(device, channel->grads, zero1__grads_bytes(&channel->config));
+  }
+  zero1__channel_end(channel);
+  free(channel);
+}
+
+/* Contribution p of a chunk: own gradients where they are, else slot p of the ring's buffer. */
+static void point_to_ring(zero1__wire_channel *self, size_t piece_bytes) {
+  zero1__channel *channel = &self->base;
+  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(channel->config.grad_dtype);
+  for (int64_t i = 0; i < channel->chunk_count; ++i) {
+    zero1__chunk *chunk = &channel->chunks[i];
+    const void **contributions = (const void **)chunk->sources.contributions;
+    chunk->ring = (int32_t)(i % channel->ring_count);
+    for (int32_t rank = 0; rank < chunk->sources.count; ++rank)
+      contributions[rank] =
+          rank == channel->comm->rank
+              ? (const char *)channel->grads + (size_t)chunk->blocks.begin * block_bytes
+              : zero1__wire_slot(self, chunk->ring) + (size_t)rank * piece_bytes;
+    chunk->sources.group = channel->reduce_group;
+    chunk->sources.dtype = channel->config.grad_dtype;
+  }
+}
+
+static zero1_status open_local(zero1__wire_channel *self, zero1_comm *comm,
+                               const zero1__channel_config *config, zero1__error *error) {
+  zero1__channel *channel = &self->base;
+  const int32_t world = comm->world_size;
+  const size_t grad_each = zero1__dtype_bytes(config->grad_dtype);
+  const size_t param_each = zero1__dtype_bytes(config->param_dtype);
+  const int64_t chunk_blocks = zero1__wire_chunk_blocks((zero1__wire_comm *)comm, config->layout,
+                                                        RING_COUNT, world, grad_each);
+  const size_t chunk_numel = (size_t)chunk_blocks * ZERO1__BLOCK;
+  zero1_status status =
+      zero1__channel_begin(channel, comm, config, chunk_blocks, world, 0, 0, error);
+  channel->ops = &zero1__exchange_ops;
+  channel->config.share_params = 0;
+  channel->reduce_group = config->reduce_group ? config->reduce_group : world;
+  channel->params_bytes = zero1__params_bytes(config);
+  channel->grads_bytes = zero1__grads_bytes(config);
+  size_t staging_bytes = chunk_numel * grad_each * (size_t)(world - 1);
+  if (staging_bytes < chunk_numel * param_each) staging_bytes = chunk_numel * param_each;
+  if (!status)
+    status = zero1__wire_channel_open(self, RING_COUNT, 2 * (world - 1),
+                                      chunk_numel * grad_each * (size_t)world, staging_bytes, error);
+  zero1__device *device = config->device;
+  if (!status)
+    status = device->ops->memory_alloc(device, channel->params_bytes, &channel->params, error);
+  if (!status)
+    status = device->ops->memory_alloc(device, channel->grads_bytes, &channel->grads, error);
+  if (!status) point_to_ring(self, chunk_numel * grad_each);
+  return status;
+}
+
+static zero1_status exchange_open(zero1_comm *comm, const zero1__channel_config *config,
+                                  zero1__channel **out, zero1__error *error) {
+  *out = NULL;
+  const zero1__port port = zero1__wire_port(comm, config->timeout_seconds);
+  zero1__wire_channel *self = calloc(1, sizeof *self);
+  if (self) self->port = port;
+  zero1_status status = self ? open_local(self, comm, config, error)
+                             : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a channel");
+  status = zero1__lane_agree(comm->lane, status, error);
+  if (!status) {
+    *out = &self->base;
+  } else if (self) {
+    exchange_close(&self->base);
+  }
+  return status;
+}
+
+static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint32_t epoch,
+                                   zero1__error *error) {
+  zero1__wire_channel *self = self_of(channel);
+  const zero1__layout *layout = channel->config.layout;
+  const zero1__chunk *chunk = &channel->chunks[index];
+  zero1__bundle *bundle = &self->bundles[chunk->ring];
+  const size_t each = zero1__dtype_bytes(channel->config.grad_dtype);
+  const int32_t world = channel->comm->world_size, rank = channel->comm->rank;
+  (void)epoch;
+  for (int32_t i = 1; i < world; ++i) {
+    const int32_t to = (rank + i) % world, from = (rank - i + world) % world;
+    const int64_t theirs = zero1__layout_shard(layout, chunk->bucket, to).begin;
+    const zero1__range blocks = {theirs + chunk->part.begin, theirs + chunk->part.end};
+    const char *data = (const char *)channel->grads + (size_t)blocks.begin * ZERO1__BLOCK * each;
+    zero1_status status = zero1__bundle_recv(
+        bundle, &self->port, ZERO1__TAG_EXCHANGE, layout, chunk->blocks,
+        (void *)(uintptr_t)chunk->sources.contributions[from], each, from, error);
+    if (!status)
+      status = zero1__bundle_send(bundle, &self->port, ZERO1__TAG_EXCHANGE,
+                                  zero1__bundle_pack(bundle, layout, blocks, data, each), to, error);
+    if (status) return status;
+  }
+  return ZERO1_OK;
+}
+
+static zero1_status exchange_end(zero1__channel *channel, int64_t index, uint32_t epoch,
+                                 zero1__error *error) {
+  zero1__wire_channel *self = self_of(channel);
+  (void)epoch;
+  return zero1__bundle_wait(&self->bundles[channel->chunks[index].ring], &self->port,
+                            channel->config.layout, "its gradients", error);
+}
+
+static zero1_status exchange_all_gather(zero1__channel *channel, int64_t bucket, uint32_t epoch,
+                                        zero1__error *error) {
+  (void)epoch;
+  return zero1__wire_gather(self_of(channel), bucket, 0, 1, channel->comm->world_size, error);
+}
+
+static zero1_status exchange_broadcast(zero1__channel *channel, int32_t root,
+                                       zero1__error *error) {
+  return zero1__wire_broadcast(self_of(channel), 0, 1, channel->comm->world_size, root, error);
+}
+
+static void exchange_abort(zero1__channel *channel, const char *reason) {
+  zero1__port_abort(&self_of(channel)->port, reason);
+}
+
+const zero1__comm_ops zero1__exchange_ops = {
+    .name = "exchange",
+    .destroy = zero1__wire_comm_destroy,
+    .lane_open = zero1__wire_lane_open,
+    .lane_close = zero1__wire_lane_close,
+    .lane_all_gather = zero1__wire_lane_all_gather,
+    .lane_abort = zero1__wire_lane_abort,
+    .channel_open = exchange_open,
+    .channel_close = exchange_close,
+    .exchange_begin = exchange_begin,
+    .exchange_end = exchange_end,
+    .all_gather = exchange_all_gather,
+    .broadcast = exchange_broadcast,
+    .abort = exchange_abort,
+};

@@ -1,0 +1,174 @@
+/* The ranks of an MPI communicator: finds out who shares a machine with whom, and takes the comm that
+ * fits. */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bootstrap.h"
+#include "wire_comm.h"
+#include "wire_mpi.h"
+
+static int32_t mpi_allgather(void *context, const void *in, void *out, size_t bytes) {
+  if (bytes > INT_MAX) return -1;
+  return MPI_Allgather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, *(MPI_Comm *)context);
+}
+
+/* A duplicate of the caller's communicator whose failures are returned. */
+static zero1_status duplicate(int32_t mpi_comm_f, MPI_Comm *mpi, zero1__error *error) {
+  int initialized = 0, finalized = 0;
+  *mpi = MPI_COMM_NULL;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  if (!initialized || finalized)
+    return zero1__fail(error, ZERO1_ERR_STATE, "MPI is %s",
+                       finalized ? "finalised" : "not initialised");
+  const MPI_Comm given = MPI_Comm_f2c(mpi_comm_f);
+  if (given == MPI_COMM_NULL)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "mpi_comm_f %d is no communicator", mpi_comm_f);
+  const int code = MPI_Comm_dup(given, mpi);
+  if (code) return zero1__mpi_fail(error, code, "MPI_Comm_dup");
+  MPI_Comm_set_errhandler(*mpi, MPI_ERRORS_RETURN);
+  return ZERO1_OK;
+}
+
+/* The lowest rank of this rank's machine. */
+static zero1_status find_leader(MPI_Comm mpi, int32_t *leader, zero1__error *error) {
+  MPI_Comm node;
+  int rank;
+  MPI_Comm_rank(mpi, &rank);
+  int code = MPI_Comm_split_type(mpi, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node);
+  if (code) return zero1__mpi_fail(error, code, "MPI_Comm_split_type");
+  *leader = rank;
+  code = MPI_Bcast(leader, 1, MPI_INT32_T, 0, node);
+  MPI_Comm_free(&node);
+  return code ? zero1__mpi_fail(error, code, "MPI_Bcast") : ZERO1_OK;
+}
+
+/* Ranks per node that every rank can live with: `asked` of them, or as many as the machines have; 1
+ * where machines are uneven, or ranks of one are no neighbours.
+ *
+ * leaders 0 0 0 3 3 3: 3. Asked for 1: 1. leaders 0 0 2: 1. leaders 0 1 0 1: 1. */
+static int32_t ranks_per_node(const int32_t *leaders, int32_t world_size, int32_t asked) {
+  int32_t size = asked;
+  if (!asked)
+    for (size = 0; size < world_size && leaders[size] == leaders[0];) ++size;
+  if (size > world_size) size = world_size;
+  if (world_size % size) return 1;
+  for (int32_t rank = 0; rank < world_size; ++rank)
+    if (leaders[rank] != leaders[rank / size * size]) return 1;
+  return size;
+}
+
+typedef struct facts {
+  int32_t *leaders;             /* [world_size] */
+  zero1__identity *identities;  /* [world_size] */
+  int32_t inline_calls;
+} facts;
+
+static zero1_status learn(zero1__lane *lane, MPI_Comm mpi, facts *known, zero1__error *error) {
+  const size_t world = (size_t)lane->comm->world_size;
+  int32_t leader = 0;
+  int level = MPI_THREAD_SINGLE;
+  zero1__identity mine;
+  known->leaders = calloc(world, sizeof *known->leaders);
+  known->identities = calloc(world, sizeof *known->identities);
+  zero1_status status = known->leaders && known->identities
+                            ? ZERO1_OK
+                            : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %zu ranks", world);
+  status = zero1__lane_agree(lane, status, error);
+  if (status) return status;
+  MPI_Query_thread(&level);
+  known->inline_calls = level < MPI_THREAD_MULTIPLE;
+  zero1__identity_of_this(&mine);
+  status = zero1__lane_agree(lane, find_leader(mpi, &leader, error), error);
+  if (!status)
+    status = mpi_allgather(&mpi, &leader, known->leaders, sizeof leader) ||
+                     mpi_allgather(&mpi, &mine, known->identities, sizeof mine)
+                 ? zero1__fail(error, ZERO1_ERR_COMM, "MPI_Allgather failed")
+                 : ZERO1_OK;
+  return zero1__lane_agree(lane, status, error);
+}
+
+/* Same process namespace as far as a node goes: without it, memory cannot be shared. */
+static int see_each_other(const facts *known, int32_t world_size, int32_t size) {
+  for (int32_t rank = 0; rank < world_size; ++rank)
+    if (strcmp(known->identities[rank].machine, known->identities[rank / size * size].machine))
+      return 0;
+  return 1;
+}
+
+static zero1_status create_wired(zero1__lane *lane, MPI_Comm *mpi, const facts *known, int32_t size,
+                                 const zero1_comm_options *options, zero1_comm **comm,
+                                 zero1__error *error) {
+  const int32_t rank = lane->comm->rank, world = lane->comm->world_size;
+  const int32_t begin = rank / size * size;
+  zero1__wire_comm_parts parts = {.shape = {.threads = 0, .rank_begin = begin, .size = size},
+                                  .inline_calls = known->inline_calls};
+  zero1_status status =
+      zero1__watch_create(known->identities, world, rank, &parts.watch, error);
+  if (!status)
+    status = zero1__watch_create(known->identities + begin, size, rank - begin, &parts.node_watch,
+                                 error);
+  if (!status) {
+    status = zero1__wire_mpi_create(*mpi, &parts.wire, error);
+    *mpi = MPI_COMM_NULL; /* the wire's */
+  }
+  if (status) {
+    zero1__watch_destroy(parts.watch);
+    zero1__watch_destroy(parts.node_watch);
+  } else {
+    status = zero1__wire_comm_create(&parts, options, comm, error);
+  }
+  return status;
+}
+
+static zero1_status create(zero1__lane *lane, MPI_Comm *mpi, const zero1_comm_options *options,
+                           zero1_comm **comm, zero1__error *error) {
+  const int32_t world = lane->comm->world_size;
+  facts known = {0};
+  zero1_status status = learn(lane, *mpi, &known, error);
+  if (!status) {
+    int32_t size = ranks_per_node(known.leaders, world, options->ranks_per_node);
+    if (!see_each_other(&known, world, size)) size = 1;
+    if (size == world) {
+      status = zero1__comm_node_create(lane, options, comm, error);
+      if (status == ZERO1_ERR_UNSUPPORTED && world > 1) { /* memory that cannot be seen: messages */
+        zero1__error_clear(error);
+        size = 1;
+      }
+    }
+    if (size < world) {
+      status = zero1__lane_agree(
+          lane, create_wired(lane, mpi, &known, size, options, comm, error), error);
+      if (status) zero1_comm_destroy(comm);
+    }
+  }
+  free(known.leaders);
+  free(known.identities);
+  return status;
+}
+
+zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options *options,
+                                   zero1_comm **comm) {
+  zero1__error error;
+  zero1_comm_options taken;
+  zero1__bootstrap bootstrap;
+  MPI_Comm mpi;
+  int rank, world_size;
+  if (!comm) return ZERO1_ERR_INVALID;
+  *comm = NULL;
+  zero1__error_clear(&error);
+  zero1_status status = duplicate(mpi_comm_f, &mpi, &error);
+  if (status) return zero1__create_done(options, status, &error);
+  MPI_Comm_rank(mpi, &rank);
+  MPI_Comm_size(mpi, &world_size);
+  status = zero1__bootstrap_begin(&bootstrap, rank, world_size, mpi_allgather, &mpi, &error);
+  if (!status) {
+    status = zero1__comm_options_take(options, &taken, &error);
+    status = zero1__lane_agree(&bootstrap.lane, status, &error);
+  }
+  if (!status) status = create(&bootstrap.lane, &mpi, &taken, comm, &error);
+  zero1__bootstrap_end(&bootstrap);
+  if (mpi != MPI_COMM_NULL) MPI_Comm_free(&mpi);
+  return zero1__create_done(options, status, &error);
+}

@@ -1,0 +1,141 @@
+#include "wire.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "clock.h"
+
+/* Looks in a row without a sleep, and then the sleep: short against a message of some 100 KiB at
+ * 10 Gbit/s, long against a look. */
+#define LOOKS 100
+#define SLEEP_NS 50000
+/* Between two looks at whether the peers still live. */
+#define CARE_NS 20000000
+#define REASON_BYTES 200
+
+zero1__port zero1__port_open(zero1__wire *wire, double timeout_seconds, const zero1__watch *watch) {
+  const zero1__port port = {wire, wire->next_port, timeout_seconds, watch};
+  wire->next_port = (wire->next_port + 1) % wire->port_count;
+  return port;
+}
+
+static int32_t tag_of(const zero1__port *port, int32_t tag) {
+  return port->number * ZERO1__TAGS + tag;
+}
+
+zero1_status zero1__port_send(const zero1__port *port, const void *data, size_t bytes, int32_t peer,
+                              int32_t tag, zero1__request *request, zero1__error *error) {
+  return port->wire->ops->send(port->wire, data, bytes, peer, tag_of(port, tag), request, error);
+}
+
+zero1_status zero1__port_recv(const zero1__port *port, void *data, size_t bytes, int32_t peer,
+                              int32_t tag, zero1__request *request, zero1__error *error) {
+  return port->wire->ops->recv(port->wire, data, bytes, peer, tag_of(port, tag), request, error);
+}
+
+/* One look at every request. */
+static zero1_status look(const zero1__port *port, zero1__request *requests, int64_t count,
+                         int64_t *active, zero1__error *error) {
+  *active = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (!requests[i].active) continue;
+    const zero1_status status = port->wire->ops->test(port->wire, &requests[i], error);
+    if (status) return status;
+    *active += requests[i].active;
+  }
+  return ZERO1_OK;
+}
+
+/* Whether anything tells that waiting is in vain. */
+static zero1_status care(const zero1__port *port, const zero1__request *requests, int64_t count,
+                         const char *what, zero1__error *error) {
+  char reason[REASON_BYTES];
+  const int32_t aborted = port->wire->ops->aborted(port->wire, tag_of(port, ZERO1__TAG_ABORT),
+                                                   reason, sizeof reason);
+  if (aborted >= 0)
+    return zero1__fail(error, ZERO1_ERR_ABORTED, "rank %d aborted: %s", aborted, reason);
+  for (int64_t i = 0; i < count; ++i)
+    if (requests[i].active && zero1__watch_is_dead(port->watch, requests[i].peer))
+      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s",
+                         requests[i].peer, what);
+  return ZERO1_OK;
+}
+
+static zero1_status timed_out(const zero1__port *port, const zero1__request *requests,
+                              int64_t count, const char *what, zero1__error *error) {
+  int64_t first = 0;
+  while (first < count && !requests[first].active) ++first;
+  return zero1__fail(error, ZERO1_ERR_TIMEOUT,
+                     "rank %d made no progress within %g s: this rank waited for %s",
+                     first < count ? requests[first].peer : -1, port->timeout_seconds, what);
+}
+
+zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests, int64_t count,
+                              const char *what, zero1__error *error) {
+  const struct timespec sleep = {0, SLEEP_NS};
+  const int64_t patience_ns = (int64_t)(port->timeout_seconds * 1e9);
+  int64_t before = -1, progress_ns = 0, care_ns = 0;
+  for (int looks = 0;; ++looks) {
+    int64_t active;
+    zero1_status status = look(port, requests, count, &active, error);
+    if (status || !active) return status;
+    if (active != before) {
+      before = active;
+      looks = 0;
+      progress_ns = 0;
+    }
+    if (looks < LOOKS) continue;
+    const int64_t now = zero1__now_ns();
+    if (!progress_ns) progress_ns = care_ns = now;
+    if (now - care_ns > CARE_NS) {
+      care_ns = now;
+      status = care(port, requests, count, what, error);
+      if (status) return status;
+    }
+    if (now - progress_ns > patience_ns) return timed_out(port, requests, count, what, error);
+    nanosleep(&sleep, NULL);
+  }
+}
+
+int zero1__port_cancel(const zero1__port *port, zero1__request *requests, int64_t count) {
+  int safe = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    if (!requests[i].active) continue;
+    safe &= port->wire->ops->cancel(port->wire, &requests[i]);
+    requests[i].active = 0;
+  }
+  return safe;
+}
+
+void zero1__port_abort(const zero1__port *port, const char *reason) {
+  port->wire->ops->abort(port->wire, tag_of(port, ZERO1__TAG_ABORT), reason ? reason : "");
+}
+
+/* Round k, with have = 2^k pieces, 5 ranks: rank r sends its first min(have, 5 - have) pieces to
+ * r - have and appends what r + have sends. In the end piece i is that of rank r + i. */
+zero1_status zero1__port_all_gather(const zero1__port *port, const void *in, void *gathered,
+                                    void *scratch, size_t bytes, zero1__error *error) {
+  const int32_t world = port->wire->world_size, rank = port->wire->rank;
+  char *pieces = scratch;
+  memcpy(pieces, in, bytes);
+  for (int32_t have = 1; have < world; have *= 2) {
+    const int32_t count = have < world - have ? have : world - have;
+    zero1__request requests[2] = {0};
+    zero1_status status =
+        zero1__port_recv(port, pieces + (size_t)have * bytes, (size_t)count * bytes,
+                         (rank + have) % world, ZERO1__TAG_LANE, &requests[0], error);
+    if (!status)
+      status = zero1__port_send(port, pieces, (size_t)count * bytes, (rank - have + world) % world,
+                                ZERO1__TAG_LANE, &requests[1], error);
+    if (!status) status = zero1__port_wait(port, requests, 2, "an agreement", error);
+    if (status) {
+      zero1__port_cancel(port, requests, 2);
+      return status;
+    }
+  }
+  for (int32_t i = 0; i < world; ++i)
+    memcpy((char *)gathered + (size_t)((rank + i) % world) * bytes, pieces + (size_t)i * bytes,
+           bytes);
+  return ZERO1_OK;
+}

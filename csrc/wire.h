@@ -1,0 +1,96 @@
+/* Messages between any two ranks of a comm: what the path between nodes is built on. Two carriers:
+ * MPI (wire_mpi.c), and memory, for ranks that are threads (wire_threads.c). Messages of one sender,
+ * receiver and tag arrive in the order in which they were sent.
+ *
+ * Tags belong to ports: each lane and channel opens its own, in the same order on every rank. */
+#ifndef ZERO1__WIRE_H
+#define ZERO1__WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+#include "node.h"
+
+typedef struct zero1__wire zero1__wire;
+
+/** A send or receive under way; all zero: none. */
+typedef struct zero1__request {
+  uint64_t word[2]; /* the carrier's */
+  int32_t peer;
+  int32_t active;
+} zero1__request;
+
+typedef struct zero1__wire_ops {
+  zero1_status (*send)(zero1__wire *wire, const void *data, size_t bytes, int32_t peer, int32_t tag,
+                       zero1__request *request, zero1__error *error);
+  zero1_status (*recv)(zero1__wire *wire, void *data, size_t bytes, int32_t peer, int32_t tag,
+                       zero1__request *request, zero1__error *error);
+  /** Clears request->active where it is done. */
+  zero1_status (*test)(zero1__wire *wire, zero1__request *request, zero1__error *error);
+  /** Gives a request up; 1: its memory is free, 0: the carrier may still touch it. */
+  int (*cancel)(zero1__wire *wire, zero1__request *request);
+  /** Sends every peer `reason` under `tag`, best effort; returns at once. */
+  void (*abort)(zero1__wire *wire, int32_t tag, const char *reason);
+  /** A rank that has sent such a reason, or -1. reason: [reason_bytes]. */
+  int32_t (*aborted)(zero1__wire *wire, int32_t tag, char *reason, size_t reason_bytes);
+  void (*destroy)(zero1__wire *wire);
+} zero1__wire_ops;
+
+/** Every carrier's handle begins with these. */
+struct zero1__wire {
+  const zero1__wire_ops *ops;
+  int32_t rank, world_size;
+  int32_t next_port, port_count; /* ports are used again after port_count of them */
+};
+
+/** What a message is for: the tag within its port. */
+enum {
+  ZERO1__TAG_LANE,
+  ZERO1__TAG_EXCHANGE,
+  ZERO1__TAG_GATHER,
+  ZERO1__TAG_BROADCAST,
+  ZERO1__TAG_ABORT,
+  ZERO1__TAGS = 8
+};
+
+/** A port of a wire, with what a wait on it must know. */
+typedef struct zero1__port {
+  zero1__wire *wire;
+  int32_t number;
+  double timeout_seconds;
+  const zero1__watch *watch; /* of world_size: the ranks on this machine; or NULL */
+} zero1__port;
+
+/** The next port. Every rank opens its ports in the same order. */
+zero1__port zero1__port_open(zero1__wire *wire, double timeout_seconds, const zero1__watch *watch);
+
+zero1_status zero1__port_send(const zero1__port *port, const void *data, size_t bytes, int32_t peer,
+                              int32_t tag, zero1__request *request, zero1__error *error);
+zero1_status zero1__port_recv(const zero1__port *port, void *data, size_t bytes, int32_t peer,
+                              int32_t tag, zero1__request *request, zero1__error *error);
+
+/** Waits for [count] requests, inactive ones among them. Sleeps between looks.
+ *  ZERO1_ERR_PEER, _ABORTED, _TIMEOUT (without any progress), _COMM: naming the rank. What is still
+ *  under way then must be cancelled. */
+zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests, int64_t count,
+                              const char *what, zero1__error *error);
+
+/** Gives up [count] requests; 0: some memory must never be freed. */
+int zero1__port_cancel(const zero1__port *port, zero1__request *requests, int64_t count);
+
+void zero1__port_abort(const zero1__port *port, const char *reason);
+
+/** All-gather of small buffers in log2(world_size) rounds: Bruck et al., IEEE TPDS 8(11), 1997.
+ *  [out] gathered [world_size * bytes]; scratch [world_size * bytes]. */
+zero1_status zero1__port_all_gather(const zero1__port *port, const void *in, void *gathered,
+                                    void *scratch, size_t bytes, zero1__error *error);
+
+/** Carriers. hub: one per set of threads, made by zero1__hub_create. */
+typedef struct zero1__hub zero1__hub;
+zero1_status zero1__hub_create(int32_t world_size, zero1__hub **hub, zero1__error *error);
+void zero1__hub_release(zero1__hub *hub);
+zero1_status zero1__wire_threads_create(zero1__hub *hub, int32_t rank, zero1__wire **wire,
+                                        zero1__error *error);
+
+#endif

@@ -1,0 +1,152 @@
+/* A wire over MPI's point-to-point messages. */
+#include "wire_mpi.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REASON_BYTES 200
+
+typedef struct mpi_wire {
+  zero1__wire base;
+  MPI_Comm mpi;
+  int given_up; /* a request never completed: MPI may still touch its memory */
+  char reason[REASON_BYTES];
+} mpi_wire;
+
+_Static_assert(sizeof(MPI_Request) <= sizeof(uint64_t[2]), "a zero1__request holds an MPI_Request");
+
+static mpi_wire *self_of(zero1__wire *wire) { return (mpi_wire *)wire; }
+
+zero1_status zero1__mpi_fail(zero1__error *error, int code, const char *call) {
+  char text[MPI_MAX_ERROR_STRING] = "";
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  return zero1__fail(error, ZERO1_ERR_COMM, "%s: %.200s", call, text);
+}
+
+static zero1_status gave_up(zero1__error *error) {
+  return zero1__fail(error, ZERO1_ERR_COMM, "MPI was given up after an earlier failure");
+}
+
+static zero1_status check_size(size_t bytes, zero1__error *error) {
+  if (bytes <= INT_MAX) return ZERO1_OK;
+  return zero1__fail(error, ZERO1_ERR_COMM, "a message of %zu bytes is more than an int counts",
+                     bytes);
+}
+
+static void keep(zero1__request *request, MPI_Request mpi, int32_t peer) {
+  memcpy(request->word, &mpi, sizeof mpi);
+  request->peer = peer;
+  request->active = 1;
+}
+
+static zero1_status mpi_send(zero1__wire *wire, const void *data, size_t bytes, int32_t peer,
+                             int32_t tag, zero1__request *request, zero1__error *error) {
+  MPI_Request mpi;
+  if (self_of(wire)->given_up) return gave_up(error);
+  if (check_size(bytes, error)) return ZERO1_ERR_COMM;
+  const int code =
+      MPI_Isend(data, (int)bytes, MPI_BYTE, peer, tag, self_of(wire)->mpi, &mpi);
+  if (code) return zero1__mpi_fail(error, code, "MPI_Isend");
+  keep(request, mpi, peer);
+  return ZERO1_OK;
+}
+
+static zero1_status mpi_recv(zero1__wire *wire, void *data, size_t bytes, int32_t peer, int32_t tag,
+                             zero1__request *request, zero1__error *error) {
+  MPI_Request mpi;
+  if (self_of(wire)->given_up) return gave_up(error);
+  if (check_size(bytes, error)) return ZERO1_ERR_COMM;
+  const int code =
+      MPI_Irecv(data, (int)bytes, MPI_BYTE, peer, tag, self_of(wire)->mpi, &mpi);
+  if (code) return zero1__mpi_fail(error, code, "MPI_Irecv");
+  keep(request, mpi, peer);
+  return ZERO1_OK;
+}
+
+static zero1_status mpi_test(zero1__wire *wire, zero1__request *request, zero1__error *error) {
+  MPI_Request mpi;
+  int done = 0;
+  if (self_of(wire)->given_up) return gave_up(error);
+  memcpy(&mpi, request->word, sizeof mpi);
+  const int code = MPI_Test(&mpi, &done, MPI_STATUS_IGNORE);
+  memcpy(request->word, &mpi, sizeof mpi);
+  if (code) {
+    request->active = 0;
+    zero1__fail(error, ZERO1_ERR_COMM, "a message from or to rank %d failed", request->peer);
+    return ZERO1_ERR_COMM;
+  }
+  request->active = !done;
+  return ZERO1_OK;
+}
+
+static int mpi_cancel(zero1__wire *wire, zero1__request *request) {
+  (void)request;
+  /* MPI cannot cancel a send, nor a receive that a dead peer has begun to fill. */
+  self_of(wire)->given_up = 1;
+  return 0;
+}
+
+static void mpi_abort(zero1__wire *wire, int32_t tag, const char *reason) {
+  mpi_wire *self = self_of(wire);
+  if (self->given_up) return;
+  snprintf(self->reason, sizeof self->reason, "%s", reason);
+  for (int32_t peer = 0; peer < wire->world_size; ++peer) {
+    MPI_Request mpi;
+    if (peer == wire->rank) continue;
+    if (!MPI_Isend(self->reason, REASON_BYTES, MPI_BYTE, peer, tag, self->mpi, &mpi))
+      MPI_Request_free(&mpi); /* small: it leaves at once */
+  }
+}
+
+static int32_t mpi_aborted(zero1__wire *wire, int32_t tag, char *reason, size_t reason_bytes) {
+  mpi_wire *self = self_of(wire);
+  MPI_Status status;
+  int found = 0;
+  char text[REASON_BYTES] = "";
+  if (self->given_up) return -1;
+  if (MPI_Iprobe(MPI_ANY_SOURCE, tag, self->mpi, &found, &status) || !found) return -1;
+  if (MPI_Recv(text, REASON_BYTES, MPI_BYTE, status.MPI_SOURCE, tag, self->mpi, MPI_STATUS_IGNORE))
+    return -1;
+  text[REASON_BYTES - 1] = 0;
+  snprintf(reason, reason_bytes, "%s", text);
+  return status.MPI_SOURCE;
+}
+
+static void mpi_destroy(zero1__wire *wire) {
+  mpi_wire *self = self_of(wire);
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  if (!self->given_up && !finalized) MPI_Comm_free(&self->mpi);
+  free(self);
+}
+
+static const zero1__wire_ops mpi_ops = {
+    .send = mpi_send,
+    .recv = mpi_recv,
+    .test = mpi_test,
+    .cancel = mpi_cancel,
+    .abort = mpi_abort,
+    .aborted = mpi_aborted,
+    .destroy = mpi_destroy,
+};
+
+zero1_status zero1__wire_mpi_create(MPI_Comm mpi, zero1__wire **out, zero1__error *error) {
+  int rank = 0, world_size = 0, found = 0, *tag_limit = NULL;
+  mpi_wire *wire = calloc(1, sizeof *wire);
+  *out = NULL;
+  if (!wire) {
+    MPI_Comm_free(&mpi);
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a communicator");
+  }
+  MPI_Comm_rank(mpi, &rank);
+  MPI_Comm_size(mpi, &world_size);
+  MPI_Comm_get_attr(mpi, MPI_TAG_UB, &tag_limit, &found);
+  const int32_t limit = found ? *tag_limit : 32767; /* what MPI promises at the least */
+  wire->base = (zero1__wire){&mpi_ops, rank, world_size, 0, limit / ZERO1__TAGS};
+  wire->mpi = mpi;
+  *out = &wire->base;
+  return ZERO1_OK;
+}
