@@ -28,7 +28,13 @@ zero1_status zero1__bootstrap_begin(zero1__bootstrap *bootstrap, int32_t rank, i
   bootstrap->comm.world_size = world_size;
   bootstrap->allgather = allgather;
   bootstrap->context = context;
-  return zero1__lane_begin(&bootstrap->lane, &bootstrap->comm, 0, error);
+  if ((size_t)world_size > sizeof bootstrap->scratch / sizeof *bootstrap->scratch)
+    return zero1__lane_begin(&bootstrap->lane, &bootstrap->comm, 0, error);
+  bootstrap->lane.comm = &bootstrap->comm;
+  bootstrap->lane.scratch = bootstrap->scratch;
+  return ZERO1_OK;
 }
 
-void zero1__bootstrap_end(zero1__bootstrap *bootstrap) { zero1__lane_end(&bootstrap->lane); }
+void zero1__bootstrap_end(zero1__bootstrap *bootstrap) {
+  if (bootstrap->lane.scratch != bootstrap->scratch) zero1__lane_end(&bootstrap->lane);
+}

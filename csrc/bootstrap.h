@@ -6,7 +6,9 @@
 
 typedef struct zero1__bootstrap {
   zero1_comm comm;
-  zero1__lane lane; /* the lane to use */
+  zero1__lane lane;         /* the lane to use */
+  zero1__error scratch[64]; /* of the lane, up to so many ranks: so that even a rank without any
+                               memory can tell its peers */
   zero1_allgather_fn allgather;
   void *context;
 } zero1__bootstrap;

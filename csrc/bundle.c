@@ -11,8 +11,9 @@ zero1_status zero1__bundle_open(zero1__bundle *bundle, int32_t capacity, size_t 
   bundle->capacity = capacity;
   bundle->staging_bytes = staging_bytes;
   if (!bundle->requests || !bundle->landings || !bundle->staging)
-    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d messages and %zu bytes of staging",
-                       capacity, staging_bytes);
+    return zero1__fail(error, ZERO1_ERR_MEMORY,
+                       "no memory for %d messages and %zu bytes of staging", capacity,
+                       staging_bytes);
   return ZERO1_OK;
 }
 
@@ -23,8 +24,8 @@ void zero1__bundle_close(zero1__bundle *bundle) {
   memset(bundle, 0, sizeof *bundle);
 }
 
-/* Blocks 0..2 of a parameter with 600 elements, then block 3 of one with 256: a hole of 168 elements
- * lies before the second segment, so the two are not one run. */
+/* Blocks 0..2 of a parameter with 600 elements, then block 3 of one with 256: a hole of 168
+ * elements lies before the second segment, so the two are not one run. */
 static int has_holes(const zero1__layout *layout, zero1__range blocks, int64_t *numel) {
   int holes = 0;
   *numel = 0;
@@ -91,8 +92,7 @@ static void spread(const zero1__layout *layout, const zero1__landing *landing) {
 zero1_status zero1__bundle_wait(zero1__bundle *bundle, const zero1__port *port,
                                 const zero1__layout *layout, const char *what,
                                 zero1__error *error) {
-  const zero1_status status =
-      zero1__port_wait(port, bundle->requests, bundle->count, what, error);
+  const zero1_status status = zero1__port_wait(port, bundle->requests, bundle->count, what, error);
   if (status) return status;
   for (int32_t i = 0; i < bundle->landing_count; ++i) spread(layout, &bundle->landings[i]);
   bundle->count = bundle->landing_count = 0;

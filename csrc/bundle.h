@@ -33,8 +33,8 @@ zero1_status zero1__bundle_open(zero1__bundle *bundle, int32_t capacity, size_t 
                                 zero1__error *error);
 void zero1__bundle_close(zero1__bundle *bundle);
 
-/** The true elements of `blocks`, `each` bytes apiece, whose first block is at `data`: in place where
- *  they have no holes, else packed into the staging, which must have room. */
+/** The true elements of `blocks`, `each` bytes apiece, whose first block is at `data`: in place
+ * where they have no holes, else packed into the staging, which must have room. */
 zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, const zero1__layout *layout,
                                  zero1__range blocks, const void *data, size_t each);
 
@@ -42,15 +42,15 @@ zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, const zero1__layout *lay
 zero1_status zero1__bundle_send(zero1__bundle *bundle, const zero1__port *port, int32_t tag,
                                 zero1__parcel parcel, int32_t peer, zero1__error *error);
 
-/** Posts the receive of what the peer packed of the same blocks; `data` has room for all of them. */
+/** Posts the receive of what the peer packed of the same blocks; `data` has room for all of them.
+ */
 zero1_status zero1__bundle_recv(zero1__bundle *bundle, const zero1__port *port, int32_t tag,
                                 const zero1__layout *layout, zero1__range blocks, void *data,
                                 size_t each, int32_t peer, zero1__error *error);
 
 /** Waits for all, and spreads out what arrived. The bundle is empty after it. */
 zero1_status zero1__bundle_wait(zero1__bundle *bundle, const zero1__port *port,
-                                const zero1__layout *layout, const char *what,
-                                zero1__error *error);
+                                const zero1__layout *layout, const char *what, zero1__error *error);
 
 /** Gives up what is under way; 0: its memory must never be freed. */
 int zero1__bundle_cancel(zero1__bundle *bundle, const zero1__port *port);

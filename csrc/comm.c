@@ -51,11 +51,21 @@ zero1_status zero1__create_done(const zero1_comm_options *options, zero1_status 
 
 /* ---- queries ---- */
 
-int32_t zero1_comm_rank(const zero1_comm *comm) { return comm ? comm->rank : -1; }
-int32_t zero1_comm_world_size(const zero1_comm *comm) { return comm ? comm->world_size : 0; }
-const char *zero1_comm_backend(const zero1_comm *comm) { return comm ? comm->ops->name : ""; }
-int32_t zero1_comm_ranks_per_node(const zero1_comm *comm) { return comm ? comm->ranks_per_node : 0; }
-const char *zero1_comm_last_error(const zero1_comm *comm) { return comm ? comm->error.text : ""; }
+int32_t zero1_comm_rank(const zero1_comm *comm) {
+  return comm ? comm->rank : -1;
+}
+int32_t zero1_comm_world_size(const zero1_comm *comm) {
+  return comm ? comm->world_size : 0;
+}
+const char *zero1_comm_backend(const zero1_comm *comm) {
+  return comm ? comm->ops->name : "";
+}
+int32_t zero1_comm_ranks_per_node(const zero1_comm *comm) {
+  return comm ? comm->ranks_per_node : 0;
+}
+const char *zero1_comm_last_error(const zero1_comm *comm) {
+  return comm ? comm->error.text : "";
+}
 
 zero1_status zero1_comm_barrier(zero1_comm *comm) {
   if (!comm) return ZERO1_ERR_INVALID;
@@ -82,7 +92,9 @@ zero1_status zero1__lane_begin(zero1__lane *lane, zero1_comm *comm, double timeo
   return ZERO1_OK;
 }
 
-void zero1__lane_end(zero1__lane *lane) { free(lane->scratch); }
+void zero1__lane_end(zero1__lane *lane) {
+  free(lane->scratch);
+}
 
 zero1_status zero1__lane_agree(zero1__lane *lane, zero1_status status, zero1__error *error) {
   const zero1_comm *comm = lane->comm;
@@ -225,6 +237,7 @@ zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error
 typedef struct call_args {
   zero1__channel_fn fn;
   int64_t index;
+  const int32_t *skip;
   uint32_t epoch;
 } call_args;
 
@@ -232,22 +245,22 @@ static void call_task(void *context, const void *args) {
   zero1__channel *channel = context;
   const call_args *call = args;
   zero1__error error;
-  if (zero1__channel_failure(channel, NULL)) return;
+  if ((call->skip && *call->skip) || zero1__channel_failure(channel, NULL)) return;
   zero1__error_clear(&error);
   const int64_t begin_ns = zero1__now_ns();
   if (call->fn(channel, call->index, call->epoch, &error)) zero1__channel_fail(channel, &error);
   const int64_t elapsed_ns = zero1__now_ns() - begin_ns;
   if (call->fn == channel->ops->all_gather) {
     channel->gather_ns += elapsed_ns;
-  } else {
-    channel->exchange_ns += elapsed_ns;
+  } else if (call->fn != channel->ops->offer && call->fn != channel->ops->publish) {
+    channel->exchange_ns += elapsed_ns; /* the others never wait, and run in other streams */
   }
 }
 
 void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,
-                         int64_t index) {
+                         int64_t index, const int32_t *skip) {
   if (!fn) return;
-  const call_args call = {fn, index, channel->epoch};
+  const call_args call = {fn, index, skip, channel->epoch};
   const zero1__device *device = channel->config.device;
   device->ops->host_call(channel->config.device, stream, call_task, channel, &call, sizeof call);
 }

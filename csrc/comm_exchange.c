@@ -1,5 +1,6 @@
 /* Every rank exchanges with every rank, in chunks through a bounded ring: contributions arrive as
- * they are, 16 bits on the wire where the gradients have 16, and are summed in fp32 in rank order. */
+ * they are, 16 bits on the wire where the gradients have 16, and are summed in fp32 in rank order.
+ */
 #include <stdlib.h>
 
 #include "wire_comm.h"
@@ -60,8 +61,9 @@ static zero1_status open_local(zero1__wire_channel *self, zero1_comm *comm,
   size_t staging_bytes = chunk_numel * grad_each * (size_t)(world - 1);
   if (staging_bytes < chunk_numel * param_each) staging_bytes = chunk_numel * param_each;
   if (!status)
-    status = zero1__wire_channel_open(self, RING_COUNT, 2 * (world - 1),
-                                      chunk_numel * grad_each * (size_t)world, staging_bytes, error);
+    status =
+        zero1__wire_channel_open(self, RING_COUNT, 2 * (world - 1),
+                                 chunk_numel * grad_each * (size_t)world, staging_bytes, error);
   zero1__device *device = config->device;
   if (!status)
     status = device->ops->memory_alloc(device, channel->params_bytes, &channel->params, error);
@@ -106,8 +108,9 @@ static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint3
         bundle, &self->port, ZERO1__TAG_EXCHANGE, layout, chunk->blocks,
         (void *)(uintptr_t)chunk->sources.contributions[from], each, from, error);
     if (!status)
-      status = zero1__bundle_send(bundle, &self->port, ZERO1__TAG_EXCHANGE,
-                                  zero1__bundle_pack(bundle, layout, blocks, data, each), to, error);
+      status =
+          zero1__bundle_send(bundle, &self->port, ZERO1__TAG_EXCHANGE,
+                             zero1__bundle_pack(bundle, layout, blocks, data, each), to, error);
     if (status) return status;
   }
   return ZERO1_OK;
@@ -127,8 +130,7 @@ static zero1_status exchange_all_gather(zero1__channel *channel, int64_t bucket,
   return zero1__wire_gather(self_of(channel), bucket, 0, 1, channel->comm->world_size, error);
 }
 
-static zero1_status exchange_broadcast(zero1__channel *channel, int32_t root,
-                                       zero1__error *error) {
+static zero1_status exchange_broadcast(zero1__channel *channel, int32_t root, zero1__error *error) {
   return zero1__wire_broadcast(self_of(channel), 0, 1, channel->comm->world_size, root, error);
 }
 

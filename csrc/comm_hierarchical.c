@@ -1,11 +1,11 @@
-/* Several ranks on each of several nodes, all nodes alike: a rank sums over its node's ranks, reading
- * their gradients in place, and exchanges partial sums with the ranks of its own index on the other
- * nodes; parameters go the reverse way.
+/* Several ranks on each of several nodes, all nodes alike: a rank sums over its node's ranks,
+ * reading their gradients in place, and exchanges partial sums with the ranks of its own index on
+ * the other nodes; parameters go the reverse way.
  *
- * Worked example, 2 nodes of 2: ranks 0 1 | 2 3. Rank 1 (index 1 of node 0) sums the contributions of
- * ranks 0 and 1 to the shards of ranks 1 and 3, keeps the first, sends the second to rank 3, gets
- * rank 3's sum for its own shard, and adds the two in the order of nodes: (c0 + c1) + (c2 + c3), which
- * is what reduce_group = 2 means everywhere else. */
+ * Worked example, 2 nodes of 2: ranks 0 1 | 2 3. Rank 1 (index 1 of node 0) sums the contributions
+ * of ranks 0 and 1 to the shards of ranks 1 and 3, keeps the first, sends the second to rank 3,
+ * gets rank 3's sum for its own shard, and adds the two in the order of nodes: (c0 + c1) + (c2 +
+ * c3), which is what reduce_group = 2 means everywhere else. */
 #include <stdlib.h>
 
 #include "node_buffers.h"
@@ -20,7 +20,9 @@ typedef struct hier_channel {
   int32_t index, node; /* this rank's place: rank = node * node_size + index */
 } hier_channel;
 
-static hier_channel *self_of(zero1__channel *channel) { return (hier_channel *)channel; }
+static hier_channel *self_of(zero1__channel *channel) {
+  return (hier_channel *)channel;
+}
 
 static void hier_close(zero1__channel *channel) {
   hier_channel *self = self_of(channel);
@@ -30,7 +32,8 @@ static void hier_close(zero1__channel *channel) {
   free(channel);
 }
 
-/* A ring slot holds, for every node, the partial sum made here for it and the one received from it. */
+/* A ring slot holds, for every node, the partial sum made here for it and the one received from it.
+ */
 static void point(hier_channel *self, size_t piece_bytes) {
   zero1__channel *channel = &self->wire.base;
   const zero1__layout *layout = channel->config.layout;
@@ -54,7 +57,8 @@ static void point(hier_channel *self, size_t piece_bytes) {
       for (int32_t peer = 0; peer < self->node_size; ++peer)
         contributions[peer] = (const char *)self->buffers.grads[peer].base +
                               (size_t)partial->blocks.begin * block_bytes;
-      sums[node] = node == self->node ? (char *)partial->out : received + (size_t)node * piece_bytes;
+      sums[node] =
+          node == self->node ? (char *)partial->out : received + (size_t)node * piece_bytes;
     }
     chunk->sources.group = self->node_count;
     chunk->sources.rank_begin = -1;
@@ -79,10 +83,10 @@ static zero1_status open_local(hier_channel *self, zero1_comm *comm,
                            self->node_size, error);
   channel->reduce_group = self->node_size;
   if (status) return status;
-  return zero1__wire_channel_open(
-      &self->wire, RING_COUNT, 2 * (self->node_count - 1),
-      2 * (size_t)self->node_count * *piece_bytes,
-      (size_t)(self->node_count - 1) * *piece_bytes + *piece_bytes, error);
+  return zero1__wire_channel_open(&self->wire, RING_COUNT, 2 * (self->node_count - 1),
+                                  2 * (size_t)self->node_count * *piece_bytes,
+                                  (size_t)(self->node_count - 1) * *piece_bytes + *piece_bytes,
+                                  error);
 }
 
 static zero1_status hier_open(zero1_comm *comm, const zero1__channel_config *config,
@@ -135,10 +139,10 @@ static zero1_status hier_begin(zero1__channel *channel, int64_t index, uint32_t 
   for (int32_t i = 1; i < nodes; ++i) {
     const int32_t to = (self->node + i) % nodes, from = (self->node - i + nodes) % nodes;
     const zero1__partial *partial = &chunk->partials[to];
-    zero1_status status = zero1__bundle_recv(
-        bundle, &self->wire.port, ZERO1__TAG_EXCHANGE, layout, chunk->blocks,
-        (void *)(uintptr_t)chunk->sources.contributions[from], sizeof(float),
-        from * self->node_size + self->index, error);
+    zero1_status status =
+        zero1__bundle_recv(bundle, &self->wire.port, ZERO1__TAG_EXCHANGE, layout, chunk->blocks,
+                           (void *)(uintptr_t)chunk->sources.contributions[from], sizeof(float),
+                           from * self->node_size + self->index, error);
     if (!status)
       status = zero1__bundle_send(
           bundle, &self->wire.port, ZERO1__TAG_EXCHANGE,
@@ -168,9 +172,9 @@ static zero1_status hier_all_gather(zero1__channel *channel, int64_t bucket, uin
   for (int32_t peer = 0; peer < self->node_size && !status; ++peer) {
     status = zero1__node_await(&self->buffers, peer, bucket, epoch, error);
     for (int32_t node = 0; node < self->node_count && !status; ++node)
-      zero1__node_pull(&self->buffers, peer,
-                       zero1__layout_shard(channel->config.layout, bucket,
-                                           node * self->node_size + peer));
+      zero1__node_pull(
+          &self->buffers, peer,
+          zero1__layout_shard(channel->config.layout, bucket, node * self->node_size + peer));
   }
   return status;
 }

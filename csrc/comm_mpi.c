@@ -1,5 +1,5 @@
-/* The ranks of an MPI communicator: finds out who shares a machine with whom, and takes the comm that
- * fits. */
+/* The ranks of an MPI communicator: finds out who shares a machine with whom, and takes the comm
+ * that fits. */
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,8 +60,8 @@ static int32_t ranks_per_node(const int32_t *leaders, int32_t world_size, int32_
 }
 
 typedef struct facts {
-  int32_t *leaders;             /* [world_size] */
-  zero1__identity *identities;  /* [world_size] */
+  int32_t *leaders;            /* [world_size] */
+  zero1__identity *identities; /* [world_size] */
   int32_t inline_calls;
 } facts;
 
@@ -72,9 +72,10 @@ static zero1_status learn(zero1__lane *lane, MPI_Comm mpi, facts *known, zero1__
   zero1__identity mine;
   known->leaders = calloc(world, sizeof *known->leaders);
   known->identities = calloc(world, sizeof *known->identities);
-  zero1_status status = known->leaders && known->identities
-                            ? ZERO1_OK
-                            : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %zu ranks", world);
+  zero1_status status =
+      known->leaders && known->identities
+          ? ZERO1_OK
+          : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %zu ranks", world);
   status = zero1__lane_agree(lane, status, error);
   if (status) return status;
   MPI_Query_thread(&level);
@@ -97,36 +98,34 @@ static int see_each_other(const facts *known, int32_t world_size, int32_t size) 
   return 1;
 }
 
-static zero1_status create_wired(zero1__lane *lane, MPI_Comm *mpi, const facts *known, int32_t size,
+/* The wire has an MPI communicator of its own, so that `lane` outlives whatever fails here. */
+static zero1_status create_wired(zero1__lane *lane, MPI_Comm mpi, const facts *known, int32_t size,
                                  const zero1_comm_options *options, zero1_comm **comm,
                                  zero1__error *error) {
   const int32_t rank = lane->comm->rank, world = lane->comm->world_size;
   const int32_t begin = rank / size * size;
   zero1__wire_comm_parts parts = {.shape = {.threads = 0, .rank_begin = begin, .size = size},
                                   .inline_calls = known->inline_calls};
-  zero1_status status =
-      zero1__watch_create(known->identities, world, rank, &parts.watch, error);
+  MPI_Comm own;
+  const int code = MPI_Comm_dup(mpi, &own);
+  if (code) return zero1__mpi_fail(error, code, "MPI_Comm_dup");
+  zero1_status status = zero1__wire_mpi_create(own, &parts.wire, error);
+  if (status) return status;
+  status = zero1__watch_create(known->identities, world, rank, &parts.watch, error);
   if (!status)
     status = zero1__watch_create(known->identities + begin, size, rank - begin, &parts.node_watch,
                                  error);
-  if (!status) {
-    status = zero1__wire_mpi_create(*mpi, &parts.wire, error);
-    *mpi = MPI_COMM_NULL; /* the wire's */
-  }
-  if (status) {
-    zero1__watch_destroy(parts.watch);
-    zero1__watch_destroy(parts.node_watch);
-  } else {
-    status = zero1__wire_comm_create(&parts, options, comm, error);
-  }
+  if (!status) return zero1__wire_comm_create(&parts, options, comm, error);
+  parts.wire->ops->destroy(parts.wire);
+  zero1__watch_destroy(parts.watch);
   return status;
 }
 
-static zero1_status create(zero1__lane *lane, MPI_Comm *mpi, const zero1_comm_options *options,
+static zero1_status create(zero1__lane *lane, MPI_Comm mpi, const zero1_comm_options *options,
                            zero1_comm **comm, zero1__error *error) {
   const int32_t world = lane->comm->world_size;
   facts known = {0};
-  zero1_status status = learn(lane, *mpi, &known, error);
+  zero1_status status = learn(lane, mpi, &known, error);
   if (!status) {
     int32_t size = ranks_per_node(known.leaders, world, options->ranks_per_node);
     if (!see_each_other(&known, world, size)) size = 1;
@@ -138,8 +137,8 @@ static zero1_status create(zero1__lane *lane, MPI_Comm *mpi, const zero1_comm_op
       }
     }
     if (size < world) {
-      status = zero1__lane_agree(
-          lane, create_wired(lane, mpi, &known, size, options, comm, error), error);
+      status = zero1__lane_agree(lane, create_wired(lane, mpi, &known, size, options, comm, error),
+                                 error);
       if (status) zero1_comm_destroy(comm);
     }
   }
@@ -167,8 +166,8 @@ zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options 
     status = zero1__comm_options_take(options, &taken, &error);
     status = zero1__lane_agree(&bootstrap.lane, status, &error);
   }
-  if (!status) status = create(&bootstrap.lane, &mpi, &taken, comm, &error);
+  if (!status) status = create(&bootstrap.lane, mpi, &taken, comm, &error);
   zero1__bootstrap_end(&bootstrap);
-  if (mpi != MPI_COMM_NULL) MPI_Comm_free(&mpi);
+  MPI_Comm_free(&mpi);
   return zero1__create_done(options, status, &error);
 }

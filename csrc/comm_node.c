@@ -1,6 +1,6 @@
-/* The ranks of one machine, as processes or as threads: contributions point straight into the peers'
- * gradient buffers, and owners write parameters where everyone reads them, or everyone copies them
- * from their owner. No library is called once the ranks know each other. */
+/* The ranks of one machine, as processes or as threads: contributions point straight into the
+ * peers' gradient buffers, and owners write parameters where everyone reads them, or everyone
+ * copies them from their owner. No library is called once the ranks know each other. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,8 +60,8 @@ static zero1_status lane_open_over(zero1_comm *comm, zero1__lane *over, double t
   node_lane *lane = lane_alloc(comm, timeout_seconds, error);
   zero1_status status = zero1__lane_agree(over, lane ? ZERO1_OK : ZERO1_ERR_MEMORY, error);
   if (!status)
-    status = zero1__node_open(over, &self->shape, self->watch, 0, timeout_seconds, &lane->node,
-                              error);
+    status =
+        zero1__node_open(over, &self->shape, self->watch, 0, timeout_seconds, &lane->node, error);
   if (!status) {
     *out = &lane->base;
   } else if (lane) {
@@ -75,8 +75,8 @@ static zero1_status node_lane_open(zero1_comm *comm, double timeout_seconds, zer
   return lane_open_over(comm, comm->lane, timeout_seconds, lane, error);
 }
 
-static zero1_status node_lane_all_gather(zero1__lane *lane, const void *in, void *out,
-                                         size_t bytes, zero1__error *error) {
+static zero1_status node_lane_all_gather(zero1__lane *lane, const void *in, void *out, size_t bytes,
+                                         zero1__error *error) {
   return zero1__node_all_gather(((node_lane *)lane)->node, in, out, bytes, error);
 }
 
@@ -112,10 +112,9 @@ static zero1_status node_channel_open(zero1_comm *comm, const zero1__channel_con
   const int64_t whole = config->layout->bucket_blocks ? config->layout->bucket_blocks : 1;
   *out = NULL;
   node_channel *channel = calloc(1, sizeof *channel);
-  zero1_status status =
-      channel ? zero1__channel_begin(&channel->base, comm, config, whole, comm->world_size, 0, 0,
-                                     error)
-              : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a channel");
+  zero1_status status = channel ? zero1__channel_begin(&channel->base, comm, config, whole,
+                                                       comm->world_size, 0, 0, error)
+                                : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a channel");
   status = zero1__lane_agree(comm->lane, status, error);
   if (!status)
     status = zero1__node_buffers_open(comm->lane, &self->shape, self->watch, config,
@@ -178,14 +177,14 @@ static void node_destroy(zero1_comm *comm) {
   free(comm);
 }
 
-#define NODE_OPS(label)                                                                       \
-  {                                                                                           \
-    .name = label, .destroy = node_destroy, .lane_open = node_lane_open,                      \
-    .lane_close = node_lane_close, .lane_all_gather = node_lane_all_gather,                   \
-    .lane_abort = node_lane_abort, .channel_open = node_channel_open,                         \
-    .channel_close = node_channel_close, .offer = node_offer, .arrive = node_arrive,          \
-    .publish = node_publish, .all_gather = node_all_gather, .broadcast = node_broadcast,      \
-    .abort = node_abort                                                                       \
+#define NODE_OPS(label)                                                                  \
+  {                                                                                      \
+    .name = label, .destroy = node_destroy, .lane_open = node_lane_open,                 \
+    .lane_close = node_lane_close, .lane_all_gather = node_lane_all_gather,              \
+    .lane_abort = node_lane_abort, .channel_open = node_channel_open,                    \
+    .channel_close = node_channel_close, .offer = node_offer, .arrive = node_arrive,     \
+    .publish = node_publish, .all_gather = node_all_gather, .broadcast = node_broadcast, \
+    .abort = node_abort                                                                  \
   }
 
 static const zero1__comm_ops node_ops = NODE_OPS("node");
@@ -230,8 +229,8 @@ static zero1_status meet(zero1__lane *lane, node_comm *comm, zero1__error *error
 zero1_status zero1__comm_node_create(zero1__lane *lane, const zero1_comm_options *options,
                                      zero1_comm **out, zero1__error *error) {
   *out = NULL;
-  node_comm *comm = comm_alloc(&node_ops, lane->comm->rank, lane->comm->world_size,
-                               options->timeout_seconds);
+  node_comm *comm =
+      comm_alloc(&node_ops, lane->comm->rank, lane->comm->world_size, options->timeout_seconds);
   zero1_status status =
       comm ? ZERO1_OK : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a communicator");
   status = zero1__lane_agree(lane, status, error);
@@ -260,9 +259,10 @@ zero1_status zero1_comm_create_node(int32_t rank, int32_t world_size, zero1_allg
   if (status) return zero1__create_done(options, status, &error);
   status = zero1__comm_options_take(options, &taken, &error);
   if (!status && taken.ranks_per_node && taken.ranks_per_node < world_size)
-    status = zero1__fail(&error, ZERO1_ERR_UNSUPPORTED,
-                         "options.ranks_per_node is %d of %d ranks: the path between nodes needs MPI",
-                         taken.ranks_per_node, world_size);
+    status =
+        zero1__fail(&error, ZERO1_ERR_UNSUPPORTED,
+                    "options.ranks_per_node is %d of %d ranks: the path between nodes needs MPI",
+                    taken.ranks_per_node, world_size);
   status = zero1__lane_agree(&bootstrap.lane, status, &error);
   if (!status) status = zero1__comm_node_create(&bootstrap.lane, &taken, comm, &error);
   zero1__bootstrap_end(&bootstrap);

@@ -39,7 +39,8 @@ struct zero1_comm {
 struct zero1__lane {
   zero1_comm *comm;
   double timeout_seconds;
-  zero1__error *scratch; /* [world_size] of zero1__lane_agree, so that it cannot run out of memory */
+  zero1__error
+      *scratch; /* [world_size] of zero1__lane_agree, so that it cannot run out of memory */
 };
 
 /** Sums over this node's ranks that go to one other node (hierarchical only). */
@@ -76,26 +77,27 @@ struct zero1__channel {
   zero1_comm *comm;
   const zero1__comm_ops *ops;
   zero1__channel_config config;
-  int32_t in_place;     /* contributions stay where backward wrote them; nothing is copied */
-  int32_t reduce_group; /* in effect */
-  int32_t params_sharers;  /* ranks whose parameters are this one memory, 1: private */
-  void *params, *grads;    /* zeroed; owned by the channel */
-  uint64_t params_bytes;   /* this rank's part, as zero1_memory */
+  int32_t in_place;       /* contributions stay where backward wrote them; nothing is copied */
+  int32_t reduce_group;   /* in effect */
+  int32_t params_sharers; /* ranks whose parameters are this one memory, 1: private */
+  void *params, *grads;   /* zeroed; owned by the channel */
+  uint64_t params_bytes;  /* this rank's part, as zero1_memory */
   uint64_t grads_bytes;
   uint64_t workspace_bytes;
   int64_t chunk_count;
-  zero1__chunk *chunks;    /* [chunk_count] bucket by bucket */
-  int64_t *chunk_begin;    /* [bucket_count + 1] */
-  int32_t ring_count;      /* receive buffers; chunk c uses c % ring_count; 0: in place */
-  uint32_t epoch;          /* of the step: set by the schedule before it enqueues */
+  zero1__chunk *chunks;           /* [chunk_count] bucket by bucket */
+  int64_t *chunk_begin;           /* [bucket_count + 1] */
+  int32_t ring_count;             /* receive buffers; chunk c uses c % ring_count; 0: in place */
+  uint32_t epoch;                 /* of the step: set by the schedule before it enqueues */
   int64_t exchange_ns, gather_ns; /* time in the calls below; read when the streams are idle */
   pthread_mutex_t mutex;
-  zero1__error failure; /* under mutex: the first failure of a call below; the later ones do nothing */
-  void *tables;            /* of zero1__channel_begin */
+  zero1__error
+      failure;  /* under mutex: the first failure of a call below; the later ones do nothing */
+  void *tables; /* of zero1__channel_begin */
 };
 
-/** A call of a channel that runs in a stream, or on the calling thread. `index` is a bucket or, where
- *  it says so, a chunk. `epoch` is that of the step which it belongs to. */
+/** A call of a channel that runs in a stream, or on the calling thread. `index` is a bucket or,
+ * where it says so, a chunk. `epoch` is that of the step which it belongs to. */
 typedef zero1_status (*zero1__channel_fn)(zero1__channel *channel, int64_t index, uint32_t epoch,
                                           zero1__error *error);
 
@@ -123,8 +125,8 @@ struct zero1__comm_ops {
   zero1__channel_fn arrive;         /* waits until the node's ranks have offered the bucket */
   zero1__channel_fn exchange_begin; /* chunk: posts its sends and receives */
   zero1__channel_fn exchange_end;   /* chunk: contributions have arrived, own ones have left */
-  zero1__channel_fn publish;        /* updated: this rank's shard of the bucket has its parameters */
-  zero1__channel_fn all_gather;     /* waits until this rank can read the bucket's parameters */
+  zero1__channel_fn publish;    /* updated: this rank's shard of the bucket has its parameters */
+  zero1__channel_fn all_gather; /* waits until this rank can read the bucket's parameters */
   /** On the caller's thread, all streams idle: the parameters of rank `root` to everyone. */
   zero1_status (*broadcast)(zero1__channel *channel, int32_t root, zero1__error *error);
   /** Wakes peers that wait for this rank, now or later. Not collective. */
@@ -133,9 +135,10 @@ struct zero1__comm_ops {
 
 /* ---- for the users of a comm (comm.c) ---- */
 
-/** Runs a call of the vtable in `stream`; nothing where fn is NULL or the channel has failed. */
+/** Runs a call of the vtable in `stream`; nothing where fn is NULL, the channel has failed or *skip
+ *  (or NULL) is not 0 when it is its turn. */
 void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,
-                         int64_t index);
+                         int64_t index, const int32_t *skip);
 
 /** Notes a failure of the channel: the first one stays. */
 void zero1__channel_fail(zero1__channel *channel, const zero1__error *error);
@@ -143,8 +146,8 @@ void zero1__channel_fail(zero1__channel *channel, const zero1__error *error);
 /** The failure, or ZERO1_OK; *error, where given, gets a copy. */
 zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error);
 
-/** Whether every rank came with ZERO1_OK: all return the status of the lowest rank that did not, with
- *  its text. Collective over the lane. */
+/** Whether every rank came with ZERO1_OK: all return the status of the lowest rank that did not,
+ * with its text. Collective over the lane. */
 zero1_status zero1__lane_agree(zero1__lane *lane, zero1_status status, zero1__error *error);
 
 /* ---- for the backends (comm.c) ---- */
@@ -155,8 +158,9 @@ zero1_status zero1__lane_begin(zero1__lane *lane, zero1_comm *comm, double timeo
 void zero1__lane_end(zero1__lane *lane);
 
 /** Shared start of every channel: copies config, allocates the tables for `chunk_blocks` blocks per
- *  shard and chunk, with room for `sources` contributions a chunk and for `partials` partial sums of
- *  `partial_sources` contributions each, and fills in all but the pointers. `channel` is zeroed. */
+ *  shard and chunk, with room for `sources` contributions a chunk and for `partials` partial sums
+ * of `partial_sources` contributions each, and fills in all but the pointers. `channel` is zeroed.
+ */
 zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
                                   const zero1__channel_config *config, int64_t chunk_blocks,
                                   int32_t sources, int32_t partials, int32_t partial_sources,

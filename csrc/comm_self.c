@@ -28,8 +28,8 @@ static zero1_status self_lane_open(zero1_comm *comm, double timeout_seconds, zer
   return ZERO1_OK;
 }
 
-static zero1_status self_lane_all_gather(zero1__lane *lane, const void *in, void *out,
-                                         size_t bytes, zero1__error *error) {
+static zero1_status self_lane_all_gather(zero1__lane *lane, const void *in, void *out, size_t bytes,
+                                         zero1__error *error) {
   (void)lane;
   (void)error;
   if (bytes) memcpy(out, in, bytes);

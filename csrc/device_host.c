@@ -1,4 +1,5 @@
-/* The host as a device: kernels of kernels_host.c, split over a pool, in streams of stream_host.c. */
+/* The host as a device: kernels of kernels_host.c, split over a pool, in streams of stream_host.c.
+ */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,7 +18,9 @@ typedef struct host_device {
   zero1__stream *caller;
 } host_device;
 
-static host_device *host_of(zero1__device *device) { return (host_device *)device; }
+static host_device *host_of(zero1__device *device) {
+  return (host_device *)device;
+}
 
 static void host_destroy(zero1__device *device) {
   host_device *host = host_of(device);
@@ -122,8 +125,7 @@ typedef struct split {
 } split;
 
 static void clear_stats(host_device *host) {
-  for (int32_t i = 0; i < zero1__pool_threads(host->pool); ++i)
-    zero1__stats_clear(&host->stats[i]);
+  for (int32_t i = 0; i < zero1__pool_threads(host->pool); ++i) zero1__stats_clear(&host->stats[i]);
 }
 
 static void merge_stats(host_device *host, zero1__stats *stats) {

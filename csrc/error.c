@@ -6,10 +6,12 @@
 const char *zero1_status_string(zero1_status status) {
   switch (status) {
 #define ZERO1__STATUS_TEXT(name, value, text) \
-  case value: return text;
+  case value:                                 \
+    return text;
     ZERO1_STATUS_LIST(ZERO1__STATUS_TEXT)
 #undef ZERO1__STATUS_TEXT
-    default: return "unknown status";
+    default:
+      return "unknown status";
   }
 }
 

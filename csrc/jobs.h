@@ -14,20 +14,25 @@
 
 /** What a pass over gradients finds out. Merged by addition and minimum: no order. */
 typedef struct zero1__stats {
-  zero1__exact_sum squares; /* of the summed gradients, before grad_scale, of parameters in the norm;
-                               a block that holds a non-finite element is left out */
+  zero1__exact_sum squares; /* of the summed gradients, before grad_scale, of parameters in the
+                               norm; a block that holds a non-finite element is left out */
   int64_t nonfinite_numel;  /* elements of the sums that are not finite */
   uint64_t culprit;         /* lowest zero1__culprit key; UINT64_MAX: none */
 } zero1__stats;
 
 /** Key of a culprit: the lowest parameter counts, then the lowest rank. */
 #define ZERO1__CULPRIT_NONE UINT64_MAX
-#define ZERO1__CULPRIT_OVERFLOW 0xffffffu /* in place of a rank: the sum of finite values overflowed */
+#define ZERO1__CULPRIT_OVERFLOW \
+  0xffffffu /* in place of a rank: the sum of finite values overflowed */
 static inline uint64_t zero1__culprit_key(int64_t param, uint32_t rank) {
   return (uint64_t)param << 24 | rank;
 }
-static inline int64_t zero1__culprit_param(uint64_t key) { return (int64_t)(key >> 24); }
-static inline uint32_t zero1__culprit_rank(uint64_t key) { return (uint32_t)(key & 0xffffffu); }
+static inline int64_t zero1__culprit_param(uint64_t key) {
+  return (int64_t)(key >> 24);
+}
+static inline uint32_t zero1__culprit_rank(uint64_t key) {
+  return (uint32_t)(key & 0xffffffu);
+}
 
 /** Where the gradients for a run of blocks of one shard come from. */
 typedef struct zero1__sources {
@@ -97,9 +102,9 @@ typedef struct zero1__master_job {
 /** Adds a hash of the elements' bits to *hash, a wrapping sum over elements of mix(index in the
  *  parameter buffer, bits): no order. Serves frozen blocks too: `ranges` are element ranges. */
 typedef struct zero1__hash_job {
-  const void *data;         /* the whole parameter buffer */
+  const void *data; /* the whole parameter buffer */
   zero1__dtype dtype;
-  zero1__range elements;    /* of the buffer, all of them true elements of one parameter */
+  zero1__range elements; /* of the buffer, all of them true elements of one parameter */
   uint64_t *hash;
 } zero1__hash_job;
 

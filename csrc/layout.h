@@ -15,9 +15,9 @@
  *   bucket   0      0      0      0    | 1      1      | (frozen: no bucket, no gradient, no state)
  *   owner    rank 0 rank 0 rank 1 rank 1 rank 0 rank 1
  *
- * Element e of parameter p is at place_begin(p) * ZERO1__BLOCK + e of the parameter buffer: contiguous
- * although the parameter spans buckets, because only the last bucket is padded. So every bucket but
- * the last holds the same number of blocks, a multiple of world_size. */
+ * Element e of parameter p is at place_begin(p) * ZERO1__BLOCK + e of the parameter buffer:
+ * contiguous although the parameter spans buckets, because only the last bucket is padded. So every
+ * bucket but the last holds the same number of blocks, a multiple of world_size. */
 #ifndef ZERO1__LAYOUT_H
 #define ZERO1__LAYOUT_H
 

@@ -28,10 +28,11 @@ static zero1_status map(zero1__mapping *mapping, int fd, zero1__error *error) {
 static zero1_status reserve(int fd, size_t bytes, zero1__error *error) {
   struct rlimit limit;
   if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur < bytes)
-    return zero1__fail(error, ZERO1_ERR_MEMORY,
-                       "%zu bytes of memory for the node: the limit of file sizes (ulimit -f) is %llu "
-                       "bytes",
-                       bytes, (unsigned long long)limit.rlim_cur);
+    return zero1__fail(
+        error, ZERO1_ERR_MEMORY,
+        "%zu bytes of memory for the node: the limit of file sizes (ulimit -f) is %llu "
+        "bytes",
+        bytes, (unsigned long long)limit.rlim_cur);
   if (ftruncate(fd, (off_t)bytes)) return no_memory(error, bytes, "ftruncate", errno);
   int result;
   do result = fallocate(fd, 0, 0, (off_t)bytes);
@@ -95,8 +96,9 @@ zero1_status zero1__mapping_open(const zero1__mapping_key *key, zero1__mapping *
   const int fd = open(path, O_RDWR | O_CLOEXEC);
   if (fd < 0) {
     *mapping = (zero1__mapping){.fd = -1};
-    return zero1__fail(error, ZERO1_ERR_UNSUPPORTED, "memory of process %lld cannot be seen: %s: %s",
-                       (long long)key->pid, path, strerror(errno));
+    return zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
+                       "memory of process %lld cannot be seen: %s: %s", (long long)key->pid, path,
+                       strerror(errno));
   }
   const zero1_status status = map(mapping, fd, error);
   close(fd);
@@ -129,8 +131,7 @@ zero1_status zero1__mapping_share(zero1__lane *lane, const zero1__node_shape *sh
   zero1__mapping_key *keys = calloc((size_t)comm->world_size, sizeof *keys);
   memset(mappings, 0, (size_t)shape->size * sizeof *mappings);
   zero1_status status = keys ? ZERO1_OK : no_memory(error, sizeof *keys, "malloc", ENOMEM);
-  if (!status)
-    status = zero1__mapping_create(shape->threads, bytes, &mappings[own], &key, error);
+  if (!status) status = zero1__mapping_create(shape->threads, bytes, &mappings[own], &key, error);
   status = zero1__lane_agree(lane, status, error);
   if (!status) status = comm->ops->lane_all_gather(lane, &key, keys, sizeof key, error);
   if (!status) {

@@ -60,9 +60,7 @@ zero1_status zero1__watch_create(const zero1__identity *identities, int32_t size
   watch->pidfds = pidfds;
   for (int32_t i = 0; i < size; ++i) { /* an old kernel has no pidfds: then the timeout must do */
     const int here = !strcmp(identities[i].machine, identities[own].machine);
-    pidfds[i] = i == own || !here
-                    ? -1
-                    : (int)syscall(SYS_pidfd_open, (pid_t)identities[i].pid, 0);
+    pidfds[i] = i == own || !here ? -1 : (int)syscall(SYS_pidfd_open, (pid_t)identities[i].pid, 0);
   }
   *out = watch;
   return ZERO1_OK;
@@ -104,16 +102,15 @@ static size_t station_bytes(int64_t flag_count) {
 }
 
 zero1_status zero1__node_open(zero1__lane *lane, const zero1__node_shape *shape,
-                              const zero1__watch *watch, int64_t flag_count,
-                              double timeout_seconds, zero1__node **out, zero1__error *error) {
+                              const zero1__watch *watch, int64_t flag_count, double timeout_seconds,
+                              zero1__node **out, zero1__error *error) {
   *out = NULL;
   zero1__node *node = node_alloc(shape, lane->comm->rank - shape->rank_begin, timeout_seconds);
   zero1_status status =
       node ? ZERO1_OK : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a node");
   status = zero1__lane_agree(lane, status, error);
   if (!status)
-    status =
-        zero1__mapping_share(lane, shape, station_bytes(flag_count), node->mappings, error);
+    status = zero1__mapping_share(lane, shape, station_bytes(flag_count), node->mappings, error);
   if (status) {
     if (node) free(node->mappings);
     free(node);
@@ -175,12 +172,14 @@ static zero1_status lost(const zero1__node *node, int32_t peer, const char *what
                          zero1__error *error) {
   zero1__station *station = station_of(node, peer);
   const int32_t rank = node->shape.rank_begin + peer;
+  if (zero1__flag_reached(&station_of(node, node->rank)->aborted, 1))
+    return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
   if (zero1__flag_reached(&station->aborted, 1))
     return zero1__fail(error, ZERO1_ERR_ABORTED, "rank %d aborted: %.*s", rank, REASON_BYTES,
                        station->reason);
   if (zero1__flag_reached(&station->closed, 1))
-    return zero1__fail(error, ZERO1_ERR_PEER, "rank %d closed its end while this rank waited for %s",
-                       rank, what);
+    return zero1__fail(error, ZERO1_ERR_PEER,
+                       "rank %d closed its end while this rank waited for %s", rank, what);
   if (zero1__watch_is_dead(node->watch, peer))
     return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s", rank,
                        what);
@@ -202,7 +201,8 @@ static zero1_status wait_for(zero1__node *node, int32_t peer, zero1__flag *flag,
       return status;
     }
     if (now >= end)
-      return zero1__fail(error, ZERO1_ERR_TIMEOUT, "rank %d did not come within %g s: waited for %s",
+      return zero1__fail(error, ZERO1_ERR_TIMEOUT,
+                         "rank %d did not come within %g s: waited for %s",
                          node->shape.rank_begin + peer, node->timeout_seconds, what);
   }
   return ZERO1_OK;

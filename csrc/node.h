@@ -46,8 +46,8 @@ typedef struct zero1__node {
 
 /** Opens a node of shape->size ranks with flag_count flags each. Collective over the lane. */
 zero1_status zero1__node_open(zero1__lane *lane, const zero1__node_shape *shape,
-                              const zero1__watch *watch, int64_t flag_count,
-                              double timeout_seconds, zero1__node **node, zero1__error *error);
+                              const zero1__watch *watch, int64_t flag_count, double timeout_seconds,
+                              zero1__node **node, zero1__error *error);
 
 /** The same for all ranks of one process at once, by one thread. [out] nodes [size]. */
 zero1_status zero1__node_open_threads(int32_t size, double timeout_seconds, zero1__node **nodes,

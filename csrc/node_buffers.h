@@ -1,6 +1,6 @@
-/* The gradient and parameter buffers of a node's ranks, each mapped into all of them, with the flags
- * of the way of a gradient: grads_ready and updated, one of each per bucket. Shared by the comms that
- * have a node in them: node and hierarchical. */
+/* The gradient and parameter buffers of a node's ranks, each mapped into all of them, with the
+ * flags of the way of a gradient: grads_ready and updated, one of each per bucket. Shared by the
+ * comms that have a node in them: node and hierarchical. */
 #ifndef ZERO1__NODE_BUFFERS_H
 #define ZERO1__NODE_BUFFERS_H
 
@@ -39,7 +39,6 @@ zero1_status zero1__node_await(zero1__node_buffers *buffers, int32_t peer, int64
 void zero1__node_pull(zero1__node_buffers *buffers, int32_t peer, zero1__range blocks);
 
 /** The parameters of the node's rank `root` to the others; all of them call it. */
-zero1_status zero1__node_broadcast(zero1__node_buffers *buffers, int32_t root,
-                                   zero1__error *error);
+zero1_status zero1__node_broadcast(zero1__node_buffers *buffers, int32_t root, zero1__error *error);
 
 #endif

@@ -86,4 +86,6 @@ void zero1__pool_run(zero1__pool *pool, zero1__pool_fn fn, void *context) {
   for (int32_t i = 0; i < pool->threads - 1; ++i) wait_for(&pool->workers[i].done, pool->round);
 }
 
-int32_t zero1__pool_threads(const zero1__pool *pool) { return pool->threads; }
+int32_t zero1__pool_threads(const zero1__pool *pool) {
+  return pool->threads;
+}

@@ -110,7 +110,9 @@ zero1_status zero1__event_create(zero1__event **event, zero1__error *error) {
   return ZERO1_OK;
 }
 
-void zero1__event_destroy(zero1__event *event) { free(event); }
+void zero1__event_destroy(zero1__event *event) {
+  free(event);
+}
 
 static void wait_for(zero1__event *event, uint32_t value) {
   while (!zero1__flag_wait(&event->done, value, LONG_NS)) {
@@ -141,4 +143,6 @@ void zero1__stream_wait(zero1__stream *stream, zero1__event *event) {
   zero1__stream_push(stream, wait_task, event, &value, sizeof value);
 }
 
-void zero1__event_sync(zero1__event *event) { wait_for(event, event->recorded); }
+void zero1__event_sync(zero1__event *event) {
+  wait_for(event, event->recorded);
+}

@@ -15,7 +15,7 @@
 #define REASON_BYTES 200
 
 zero1__port zero1__port_open(zero1__wire *wire, double timeout_seconds, const zero1__watch *watch) {
-  const zero1__port port = {wire, wire->next_port, timeout_seconds, watch};
+  const zero1__port port = {wire, wire->next_port, timeout_seconds, watch, NULL};
   wire->next_port = (wire->next_port + 1) % wire->port_count;
   return port;
 }
@@ -51,8 +51,10 @@ static zero1_status look(const zero1__port *port, zero1__request *requests, int6
 static zero1_status care(const zero1__port *port, const zero1__request *requests, int64_t count,
                          const char *what, zero1__error *error) {
   char reason[REASON_BYTES];
-  const int32_t aborted = port->wire->ops->aborted(port->wire, tag_of(port, ZERO1__TAG_ABORT),
-                                                   reason, sizeof reason);
+  if (port->stop && atomic_load(port->stop))
+    return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
+  const int32_t aborted =
+      port->wire->ops->aborted(port->wire, tag_of(port, ZERO1__TAG_ABORT), reason, sizeof reason);
   if (aborted >= 0)
     return zero1__fail(error, ZERO1_ERR_ABORTED, "rank %d aborted: %s", aborted, reason);
   for (int64_t i = 0; i < count; ++i)
@@ -109,6 +111,7 @@ int zero1__port_cancel(const zero1__port *port, zero1__request *requests, int64_
 }
 
 void zero1__port_abort(const zero1__port *port, const char *reason) {
+  if (port->stop) atomic_store(port->stop, 1);
   port->wire->ops->abort(port->wire, tag_of(port, ZERO1__TAG_ABORT), reason ? reason : "");
 }
 

@@ -1,11 +1,12 @@
 /* Messages between any two ranks of a comm: what the path between nodes is built on. Two carriers:
- * MPI (wire_mpi.c), and memory, for ranks that are threads (wire_threads.c). Messages of one sender,
- * receiver and tag arrive in the order in which they were sent.
+ * MPI (wire_mpi.c), and memory, for ranks that are threads (wire_threads.c). Messages of one
+ * sender, receiver and tag arrive in the order in which they were sent.
  *
  * Tags belong to ports: each lane and channel opens its own, in the same order on every rank. */
 #ifndef ZERO1__WIRE_H
 #define ZERO1__WIRE_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -60,6 +61,7 @@ typedef struct zero1__port {
   int32_t number;
   double timeout_seconds;
   const zero1__watch *watch; /* of world_size: the ranks on this machine; or NULL */
+  atomic_int *stop;          /* the owner's: 1: this rank gives its own waits up; or NULL */
 } zero1__port;
 
 /** The next port. Every rank opens its ports in the same order. */

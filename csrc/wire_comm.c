@@ -7,7 +7,9 @@
 /* A broadcast's messages. */
 #define PIECE_BYTES ((size_t)4 << 20)
 
-static zero1__wire_comm *self_of(zero1_comm *comm) { return (zero1__wire_comm *)comm; }
+static zero1__wire_comm *self_of(zero1_comm *comm) {
+  return (zero1__wire_comm *)comm;
+}
 
 /* ---- the comm ---- */
 
@@ -57,6 +59,7 @@ void zero1__wire_comm_destroy(zero1_comm *comm) {
 typedef struct wire_lane {
   zero1__lane base;
   zero1__port port;
+  atomic_int stop;
   char *gathered, *scratch; /* [world_size * LANE_BYTES] */
 } wire_lane;
 
@@ -76,6 +79,7 @@ static zero1_status lane_open(zero1_comm *comm, double timeout_seconds, zero1__l
   if (!lane) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a lane");
   const size_t bytes = (size_t)comm->world_size * LANE_BYTES;
   lane->port = port;
+  lane->port.stop = &lane->stop;
   lane->gathered = malloc(bytes);
   lane->scratch = malloc(bytes);
   zero1_status status = zero1__lane_begin(&lane->base, comm, timeout_seconds, error);
@@ -101,14 +105,14 @@ zero1_status zero1__wire_lane_open(zero1_comm *comm, double timeout_seconds, zer
   return status;
 }
 
-zero1_status zero1__wire_lane_all_gather(zero1__lane *base, const void *in, void *out,
-                                         size_t bytes, zero1__error *error) {
+zero1_status zero1__wire_lane_all_gather(zero1__lane *base, const void *in, void *out, size_t bytes,
+                                         zero1__error *error) {
   wire_lane *lane = (wire_lane *)base;
   const int32_t world = base->comm->world_size;
   for (size_t begin = 0; begin < bytes; begin += LANE_BYTES) {
     const size_t piece = bytes - begin < LANE_BYTES ? bytes - begin : LANE_BYTES;
-    const zero1_status status = zero1__port_all_gather(
-        &lane->port, (const char *)in + begin, lane->gathered, lane->scratch, piece, error);
+    const zero1_status status = zero1__port_all_gather(&lane->port, (const char *)in + begin,
+                                                       lane->gathered, lane->scratch, piece, error);
     if (status) return status;
     for (int32_t i = 0; i < world; ++i)
       memcpy((char *)out + (size_t)i * bytes + begin, lane->gathered + (size_t)i * piece, piece);
@@ -138,6 +142,7 @@ int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layo
 zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t ring_count,
                                       int32_t capacity, size_t slot_bytes, size_t staging_bytes,
                                       zero1__error *error) {
+  channel->port.stop = &channel->stop;
   channel->bundles = calloc((size_t)ring_count, sizeof *channel->bundles);
   if (!channel->bundles)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d bundles", ring_count);
@@ -182,8 +187,8 @@ static zero1_status post_part(zero1__wire_channel *channel, zero1__bundle *bundl
   const int64_t begin = zero1__layout_shard(layout, bucket, rank).begin;
   const zero1__range blocks = {begin + part.begin, begin + part.end};
   char *params = channel->base.params;
-  const zero1__parcel parcel = zero1__bundle_pack(
-      bundle, layout, blocks, params + (size_t)blocks.begin * block_bytes, each);
+  const zero1__parcel parcel =
+      zero1__bundle_pack(bundle, layout, blocks, params + (size_t)blocks.begin * block_bytes, each);
   for (int32_t i = 1; i < count; ++i) {
     const int32_t to = first + (own + i) % count * stride;
     const int32_t from = first + (own - i + count) % count * stride;
@@ -203,8 +208,7 @@ zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, in
                                 int32_t stride, int32_t count, zero1__error *error) {
   const zero1__layout *layout = channel->base.config.layout;
   const int32_t ring_count = channel->base.ring_count;
-  const int64_t chunks =
-      channel->base.chunk_begin[bucket + 1] - channel->base.chunk_begin[bucket];
+  const int64_t chunks = channel->base.chunk_begin[bucket + 1] - channel->base.chunk_begin[bucket];
   zero1_status status = ZERO1_OK;
   for (int64_t i = 0; i < chunks + ring_count && !status; ++i) {
     zero1__bundle *bundle = &channel->bundles[i % ring_count];
@@ -217,8 +221,8 @@ zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, in
   return status;
 }
 
-/* Relative to the root, rank v receives from v - lowest bit, and sends to v + 1, 2, 4, ... below that
- * bit; 6 ranks: 0 -> 4, 2, 1; 2 -> 3; 4 -> 5. */
+/* Relative to the root, rank v receives from v - lowest bit, and sends to v + 1, 2, 4, ... below
+ * that bit; 6 ranks: 0 -> 4, 2, 1; 2 -> 3; 4 -> 5. */
 static zero1_status broadcast_piece(zero1__wire_channel *channel, char *data, size_t bytes,
                                     int32_t first, int32_t stride, int32_t count, int32_t root,
                                     zero1__error *error) {
@@ -230,9 +234,10 @@ static zero1_status broadcast_piece(zero1__wire_channel *channel, char *data, si
   while (bit < count && !(mine & bit)) bit *= 2;
   if (mine) {
     const int32_t from = first + (mine - bit + root) % count * stride;
-    status = zero1__port_recv(&channel->port, data, bytes, from, ZERO1__TAG_BROADCAST, requests,
-                              error);
-    if (!status) status = zero1__port_wait(&channel->port, requests, 1, "the root's parameters", error);
+    status =
+        zero1__port_recv(&channel->port, data, bytes, from, ZERO1__TAG_BROADCAST, requests, error);
+    if (!status)
+      status = zero1__port_wait(&channel->port, requests, 1, "the root's parameters", error);
   }
   for (bit /= 2; bit && !status; bit /= 2) {
     if (mine + bit >= count) continue;

@@ -10,9 +10,9 @@
 
 typedef struct zero1__wire_comm {
   zero1_comm base;
-  zero1__wire *wire;       /* owned */
-  zero1__watch *watch;     /* owned; of the world: the ranks on this machine; or NULL */
-  zero1__node_shape shape; /* size 1: no hierarchy */
+  zero1__wire *wire;        /* owned */
+  zero1__watch *watch;      /* owned; of the world: the ranks on this machine; or NULL */
+  zero1__node_shape shape;  /* size 1: no hierarchy */
   zero1__watch *node_watch; /* owned; of the node; or NULL */
   int64_t workspace_bytes;
 } zero1__wire_comm;
@@ -34,8 +34,8 @@ void zero1__wire_comm_destroy(zero1_comm *comm);
 zero1_status zero1__wire_lane_open(zero1_comm *comm, double timeout_seconds, zero1__lane **lane,
                                    zero1__error *error);
 void zero1__wire_lane_close(zero1__lane *lane);
-zero1_status zero1__wire_lane_all_gather(zero1__lane *lane, const void *in, void *out,
-                                         size_t bytes, zero1__error *error);
+zero1_status zero1__wire_lane_all_gather(zero1__lane *lane, const void *in, void *out, size_t bytes,
+                                         zero1__error *error);
 void zero1__wire_lane_abort(zero1__lane *lane, const char *reason);
 
 extern const zero1__comm_ops zero1__exchange_ops;
@@ -45,6 +45,7 @@ extern const zero1__comm_ops zero1__hierarchical_ops;
 typedef struct zero1__wire_channel {
   zero1__channel base;
   zero1__port port;
+  atomic_int stop;        /* port.stop */
   zero1__bundle *bundles; /* [base.ring_count] */
   char *ring;             /* receive buffers */
   size_t ring_bytes;
@@ -55,8 +56,8 @@ typedef struct zero1__wire_channel {
  *  alone. */
 zero1__port zero1__wire_port(zero1_comm *comm, double timeout_seconds);
 
-/** Bundles of `capacity` messages, `slot_bytes` of receive buffer each; after zero1__channel_begin and with
- *  `port` set. Not collective. */
+/** Bundles of `capacity` messages, `slot_bytes` of receive buffer each; after zero1__channel_begin
+ * and with `port` set. Not collective. */
 zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t ring_count,
                                       int32_t capacity, size_t slot_bytes, size_t staging_bytes,
                                       zero1__error *error);
@@ -65,8 +66,8 @@ void zero1__wire_channel_close(zero1__wire_channel *channel);
 /** Receive buffer of a chunk. */
 char *zero1__wire_slot(const zero1__wire_channel *channel, int32_t ring);
 
-/** Sends this rank's new parameters of a bucket to ranks first, first + stride, ... [count] of them,
- *  this one among them, and receives theirs. */
+/** Sends this rank's new parameters of a bucket to ranks first, first + stride, ... [count] of
+ * them, this one among them, and receives theirs. */
 zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, int32_t first,
                                 int32_t stride, int32_t count, zero1__error *error);
 
@@ -74,8 +75,8 @@ zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, in
 zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, int32_t first, int32_t stride,
                                    int32_t count, int32_t root, zero1__error *error);
 
-/** Blocks per shard and chunk so that ring_count chunks of `shards` shards, `each` bytes an element,
- *  fit the workspace. */
+/** Blocks per shard and chunk so that ring_count chunks of `shards` shards, `each` bytes an
+ * element, fit the workspace. */
 int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layout *layout,
                                  int32_t ring_count, int32_t shards, size_t each);
 

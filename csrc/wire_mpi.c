@@ -17,7 +17,9 @@ typedef struct mpi_wire {
 
 _Static_assert(sizeof(MPI_Request) <= sizeof(uint64_t[2]), "a zero1__request holds an MPI_Request");
 
-static mpi_wire *self_of(zero1__wire *wire) { return (mpi_wire *)wire; }
+static mpi_wire *self_of(zero1__wire *wire) {
+  return (mpi_wire *)wire;
+}
 
 zero1_status zero1__mpi_fail(zero1__error *error, int code, const char *call) {
   char text[MPI_MAX_ERROR_STRING] = "";
@@ -47,8 +49,7 @@ static zero1_status mpi_send(zero1__wire *wire, const void *data, size_t bytes, 
   MPI_Request mpi;
   if (self_of(wire)->given_up) return gave_up(error);
   if (check_size(bytes, error)) return ZERO1_ERR_COMM;
-  const int code =
-      MPI_Isend(data, (int)bytes, MPI_BYTE, peer, tag, self_of(wire)->mpi, &mpi);
+  const int code = MPI_Isend(data, (int)bytes, MPI_BYTE, peer, tag, self_of(wire)->mpi, &mpi);
   if (code) return zero1__mpi_fail(error, code, "MPI_Isend");
   keep(request, mpi, peer);
   return ZERO1_OK;
@@ -59,8 +60,7 @@ static zero1_status mpi_recv(zero1__wire *wire, void *data, size_t bytes, int32_
   MPI_Request mpi;
   if (self_of(wire)->given_up) return gave_up(error);
   if (check_size(bytes, error)) return ZERO1_ERR_COMM;
-  const int code =
-      MPI_Irecv(data, (int)bytes, MPI_BYTE, peer, tag, self_of(wire)->mpi, &mpi);
+  const int code = MPI_Irecv(data, (int)bytes, MPI_BYTE, peer, tag, self_of(wire)->mpi, &mpi);
   if (code) return zero1__mpi_fail(error, code, "MPI_Irecv");
   keep(request, mpi, peer);
   return ZERO1_OK;

@@ -34,7 +34,9 @@ typedef struct threads_wire {
   zero1__hub *hub;
 } threads_wire;
 
-static zero1__hub *hub_of(zero1__wire *wire) { return ((threads_wire *)wire)->hub; }
+static zero1__hub *hub_of(zero1__wire *wire) {
+  return ((threads_wire *)wire)->hub;
+}
 
 zero1_status zero1__hub_create(int32_t world_size, zero1__hub **out, zero1__error *error) {
   zero1__hub *hub = calloc(1, sizeof *hub);
@@ -83,7 +85,8 @@ static zero1_status post(zero1__wire *wire, message mine, zero1__request *reques
   message *match = take_match(hub, &mine);
   if (match) {
     const message *from = mine.is_send ? &mine : match, *to = mine.is_send ? match : &mine;
-    if (from->bytes) memcpy(to->data, from->data, from->bytes < to->bytes ? from->bytes : to->bytes);
+    if (from->bytes)
+      memcpy(to->data, from->data, from->bytes < to->bytes ? from->bytes : to->bytes);
     match->done = 1;
     mine.done = 1;
   }
@@ -101,8 +104,12 @@ static zero1_status post(zero1__wire *wire, message mine, zero1__request *reques
 
 static zero1_status threads_send(zero1__wire *wire, const void *data, size_t bytes, int32_t peer,
                                  int32_t tag, zero1__request *request, zero1__error *error) {
-  const message mine = {.from = wire->rank, .to = peer, .tag = tag, .is_send = 1,
-                        .data = (void *)(uintptr_t)data, .bytes = bytes};
+  const message mine = {.from = wire->rank,
+                        .to = peer,
+                        .tag = tag,
+                        .is_send = 1,
+                        .data = (void *)(uintptr_t)data,
+                        .bytes = bytes};
   request->peer = peer;
   return post(wire, mine, request, error);
 }

@@ -1,0 +1,217 @@
+#include "optimizer.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agreement.h"
+#include "memory_limit.h"
+
+/* ---- entering a call ---- */
+
+zero1_status zero1__optimizer_enter(zero1_optimizer *optimizer) {
+  if (!optimizer) return ZERO1_ERR_INVALID;
+  zero1__error_clear(&optimizer->error);
+  return ZERO1_OK;
+}
+
+zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer) {
+  zero1__error failure;
+  if (!zero1__channel_failure(optimizer->channel, &failure)) return ZERO1_OK;
+  return zero1__fail(&optimizer->error, ZERO1_ERR_SPENT, "this handle is spent: %.350s",
+                     failure.text);
+}
+
+zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer) {
+  const zero1__error *outcome = &optimizer->schedule.outcome.error;
+  if (zero1__channel_failure(optimizer->channel, &optimizer->error)) return optimizer->error.status;
+  if (outcome->status) optimizer->error = *outcome;
+  return outcome->status;
+}
+
+zero1_status zero1__optimizer_index(zero1_optimizer *optimizer, int64_t index) {
+  if (index >= 0 && index < optimizer->registry.count) return ZERO1_OK;
+  return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "there is no parameter %lld of %lld",
+                     (long long)index, (long long)optimizer->registry.count);
+}
+
+/* ---- create ---- */
+
+/* A rank that is bound to cores computes on those; ranks that are free share the machine. */
+static int32_t default_threads(int32_t ranks_per_node) {
+  cpu_set_t set;
+  const long online = sysconf(_SC_NPROCESSORS_ONLN);
+  const int bound = sched_getaffinity(0, sizeof set, &set) ? 0 : CPU_COUNT(&set);
+  const long threads = bound && bound < online ? bound : online / ranks_per_node;
+  return threads < 1 ? 1 : (int32_t)threads;
+}
+
+static zero1_status take_arguments(zero1_optimizer *optimizer, const zero1_config *config,
+                                   const zero1_param_spec *specs, size_t spec_bytes,
+                                   int64_t param_count, zero1__error *error) {
+  zero1_config *own = &optimizer->settings.config;
+  zero1_status status =
+      zero1__settings_begin(&optimizer->settings, config, optimizer->comm->world_size, error);
+  if (status) return status;
+  if (!own->threads) own->threads = default_threads(optimizer->comm->ranks_per_node);
+  if (!own->timeout_seconds) own->timeout_seconds = optimizer->comm->timeout_seconds;
+  if (optimizer->comm->ranks_per_node == 1) own->share_params = 0;
+  return zero1__registry_begin(&optimizer->registry, specs, spec_bytes, param_count,
+                               own->group_count, error);
+}
+
+/* Sums of 16-bit gradients have memory of their own where contributions do not stay, and where more
+ * ranks' contributions than two would have to be read twice instead; see design: memory. */
+static int32_t needs_grad_shard(const zero1_config *config, const zero1_comm *comm, int in_place) {
+  if (config->grad_dtype == ZERO1_DTYPE_FP32) return 0;
+  if (!in_place) return 1;
+  const int two_passes = config->guard || config->max_grad_norm > 0 || config->skip_grad_norm > 0;
+  return two_passes && (size_t)comm->world_size * zero1__dtype_bytes(config->grad_dtype) > 8;
+}
+
+static zero1__channel_config channel_config_of(zero1_optimizer *optimizer) {
+  const zero1_config *config = &optimizer->settings.config;
+  return (zero1__channel_config){.device = optimizer->device,
+                                 .layout = &optimizer->layout,
+                                 .param_dtype = config->param_dtype,
+                                 .grad_dtype = config->grad_dtype,
+                                 .share_params = config->share_params,
+                                 .reduce_group = config->reduce_group,
+                                 .timeout_seconds = config->timeout_seconds};
+}
+
+/* What a rank can find out by itself. */
+static zero1_status prepare(zero1_optimizer *optimizer, zero1__error *error) {
+  const zero1_config *config = &optimizer->settings.config;
+  const zero1__registry *registry = &optimizer->registry;
+  const zero1_comm *comm = optimizer->comm;
+  zero1_status status =
+      zero1__layout_create(comm->world_size, config->bucket_numel, registry->count, registry->numel,
+                           registry->group, registry->flags, &optimizer->layout, error);
+  if (status) return status;
+  const zero1__channel_config channel = channel_config_of(optimizer);
+  const int32_t sharers = config->share_params ? comm->ranks_per_node : 1;
+  status = zero1__memory_check(
+      zero1__buffers_plan(&channel, sharers,
+                          needs_grad_shard(config, comm, comm->ranks_per_node == comm->world_size)),
+      comm->ranks_per_node, error);
+#ifndef NDEBUG
+  optimizer->waited = calloc((size_t)registry->count + 1, sizeof *optimizer->waited);
+  if (!status && !optimizer->waited)
+    status = zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %lld parameters",
+                         (long long)registry->count);
+  if (optimizer->waited) memset(optimizer->waited, 1, (size_t)registry->count);
+#endif
+  if (!status) status = zero1__device_host_create(config->threads, &optimizer->device, error);
+  return status;
+}
+
+/* Memory and streams, once the channel is there. */
+static zero1_status assemble(zero1_optimizer *optimizer, zero1__error *error) {
+  const zero1_config *config = &optimizer->settings.config;
+  const int32_t grad_shard =
+      needs_grad_shard(config, optimizer->comm, optimizer->channel->in_place);
+  zero1_status status =
+      zero1__buffers_begin(&optimizer->buffers, optimizer->channel, grad_shard, error);
+  if (!status)
+    status = zero1__schedule_begin(&optimizer->schedule, optimizer->channel, &optimizer->buffers,
+                                   &optimizer->settings, optimizer->lane, optimizer->wider, error);
+  return status;
+}
+
+/* Every rank goes through the same sequence of agreements, whatever it finds. */
+static zero1_status create(zero1_optimizer *optimizer, const zero1_config *config,
+                           const zero1_param_spec *specs, size_t spec_bytes, int64_t param_count,
+                           zero1__error *error) {
+  zero1_comm *comm = optimizer->comm;
+  zero1_config *own = &optimizer->settings.config;
+  zero1_status status = zero1__lane_agree(
+      comm->lane, take_arguments(optimizer, config, specs, spec_bytes, param_count, error), error);
+  if (!status)
+    status = zero1__agree_alike(comm->lane, &optimizer->settings, &optimizer->registry, error);
+  if (!status) status = zero1__lane_agree(comm->lane, prepare(optimizer, error), error);
+  if (!status) {
+    const zero1__channel_config channel = channel_config_of(optimizer);
+    status = comm->ops->channel_open(comm, &channel, &optimizer->channel, error);
+  }
+  if (!status) status = comm->ops->lane_open(comm, own->timeout_seconds, &optimizer->lane, error);
+  if (own->agree_comm) { /* its other ranks must learn of a failure here */
+    status = zero1__lane_agree(own->agree_comm->lane, status, error);
+    if (!status)
+      status = own->agree_comm->ops->lane_open(own->agree_comm, own->timeout_seconds,
+                                               &optimizer->wider, error);
+  }
+  if (!status) status = zero1__lane_agree(comm->lane, assemble(optimizer, error), error);
+  return status;
+}
+
+static void release(zero1_optimizer *optimizer) {
+  zero1__schedule_end(&optimizer->schedule);
+  zero1__buffers_end(&optimizer->buffers);
+  if (optimizer->wider) optimizer->wider->comm->ops->lane_close(optimizer->wider);
+  if (optimizer->lane) optimizer->comm->ops->lane_close(optimizer->lane);
+  if (optimizer->channel) optimizer->channel->ops->channel_close(optimizer->channel);
+  if (optimizer->device) optimizer->device->ops->destroy(optimizer->device);
+  zero1__layout_destroy(&optimizer->layout);
+  zero1__registry_end(&optimizer->registry);
+  zero1__settings_end(&optimizer->settings);
+  free(optimizer->waited);
+  free(optimizer);
+}
+
+zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_config *config,
+                                    const zero1_param_spec *specs, size_t spec_bytes,
+                                    int64_t param_count, zero1_optimizer **out) {
+  if (out) *out = NULL;
+  if (!comm) return ZERO1_ERR_INVALID;
+  zero1__error_clear(&comm->error);
+  zero1_optimizer *optimizer = calloc(1, sizeof *optimizer);
+  zero1_status status = ZERO1_OK;
+  if (!out) status = zero1__fail(&comm->error, ZERO1_ERR_INVALID, "optimizer is NULL");
+  if (!optimizer) status = zero1__fail(&comm->error, ZERO1_ERR_MEMORY, "no memory for a handle");
+  status = zero1__lane_agree(comm->lane, status, &comm->error);
+  if (status) {
+    free(optimizer);
+    return status;
+  }
+  optimizer->comm = comm;
+  status = create(optimizer, config, specs, spec_bytes, param_count, &comm->error);
+  if (status)
+    release(optimizer);
+  else
+    *out = optimizer;
+  return status;
+}
+
+/* ---- the end ---- */
+
+static void stop_waiting(zero1_optimizer *optimizer, const char *reason) {
+  optimizer->channel->ops->abort(optimizer->channel, reason);
+  optimizer->lane->comm->ops->lane_abort(optimizer->lane, reason);
+  if (optimizer->wider) optimizer->wider->comm->ops->lane_abort(optimizer->wider, reason);
+}
+
+void zero1_optimizer_abort(zero1_optimizer *optimizer, const char *reason) {
+  zero1__error own;
+  if (zero1__optimizer_enter(optimizer)) return;
+  zero1__error_clear(&own);
+  zero1__fail(&own, ZERO1_ERR_ABORTED, "this rank aborted: %.300s", reason ? reason : "");
+  zero1__channel_fail(optimizer->channel, &own);
+  stop_waiting(optimizer, reason);
+}
+
+void zero1_optimizer_destroy(zero1_optimizer **optimizer) {
+  if (!optimizer || !*optimizer) return;
+  /* Gradients on their way that no step will follow: their reduction would wait for peers that may
+   * be leaving as well. */
+  const zero1__schedule *schedule = &(*optimizer)->schedule;
+  if (schedule->phase == ZERO1__PHASE_COLLECTING && schedule->launched)
+    stop_waiting(*optimizer, "destroyed in the middle of a step");
+  release(*optimizer);
+  *optimizer = NULL;
+}
+
+const char *zero1_optimizer_last_error(const zero1_optimizer *optimizer) {
+  return optimizer ? optimizer->error.text : "the optimizer is NULL";
+}

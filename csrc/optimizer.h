@@ -1,0 +1,37 @@
+/* The optimizer's handle: what it is made of. Its calls: optimizer.c (life), optimizer_step.c,
+ * optimizer_sync.c (parameters and replicas), optimizer_query.c. */
+#ifndef ZERO1__OPTIMIZER_H
+#define ZERO1__OPTIMIZER_H
+
+#include "buffers.h"
+#include "config.h"
+#include "registry.h"
+#include "schedule.h"
+
+struct zero1_optimizer {
+  zero1_comm *comm;
+  zero1__error error; /* of the last call that failed */
+  zero1__settings settings;
+  zero1__registry registry;
+  zero1__layout layout;
+  zero1__device *device;
+  zero1__channel *channel;
+  zero1__lane *lane, *wider;
+  zero1__buffers buffers;
+  zero1__schedule schedule;
+  uint8_t *waited; /* [param_count] debug builds: wait_param since the last step; else NULL */
+};
+
+/** Start of every call: ZERO1_ERR_INVALID for NULL; forgets the last error. */
+zero1_status zero1__optimizer_enter(zero1_optimizer *optimizer);
+
+/** ZERO1_ERR_SPENT where an earlier failure left nothing to go on with. */
+zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer);
+
+/** The error of the last step, where it had one; call when it is done. */
+zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer);
+
+/** ZERO1_ERR_INVALID where there is no parameter `index`. */
+zero1_status zero1__optimizer_index(zero1_optimizer *optimizer, int64_t index);
+
+#endif

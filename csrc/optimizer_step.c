@@ -1,0 +1,222 @@
+/* The calls of a training step. */
+#include <string.h>
+
+#include "clock.h"
+#include "optimizer.h"
+#include "struct_size.h"
+
+/* Time of the caller in calls that may wait. */
+static zero1_status timed(zero1_optimizer *optimizer, int64_t begin_ns, zero1_status status) {
+  optimizer->schedule.exposed_ns += zero1__now_ns() - begin_ns;
+  return status;
+}
+
+static zero1_status check_stream(zero1_optimizer *optimizer, const void *stream) {
+  if (optimizer->device->ops->stream_of_caller(optimizer->device, (void *)(uintptr_t)stream))
+    return ZERO1_OK;
+  return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "%p is no stream of the %s device",
+                     stream, optimizer->device->ops->name);
+}
+
+/* ---- waiting ---- */
+
+static void note_waited(zero1_optimizer *optimizer, int64_t begin, int64_t end, uint8_t waited) {
+  if (optimizer->waited) memset(optimizer->waited + begin, waited, (size_t)(end - begin));
+}
+
+zero1_status zero1_optimizer_wait_param(zero1_optimizer *optimizer, int64_t index, void *stream) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (status) return status;
+  const int64_t begin_ns = zero1__now_ns();
+  status = zero1__optimizer_index(optimizer, index);
+  if (!status) status = check_stream(optimizer, stream);
+  if (status) return status;
+  zero1__schedule_wait(&optimizer->schedule, index);
+  note_waited(optimizer, index, index + 1, 1);
+  return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
+}
+
+/* A bucket's parameters have arrived when its peers have updated, and who has updated has read. */
+zero1_status zero1_optimizer_wait_grad(zero1_optimizer *optimizer, int64_t index, void *stream) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (status) return status;
+  const int64_t begin_ns = zero1__now_ns();
+  status = zero1__optimizer_index(optimizer, index);
+  if (!status) status = check_stream(optimizer, stream);
+  if (status) return status;
+  zero1__schedule_wait(&optimizer->schedule, index);
+  return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
+}
+
+static zero1_status wait_all(zero1_optimizer *optimizer) {
+  const int64_t begin_ns = zero1__now_ns();
+  zero1__schedule_finish(&optimizer->schedule);
+  return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
+}
+
+zero1_status zero1_optimizer_wait_params(zero1_optimizer *optimizer, void *stream) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = check_stream(optimizer, stream);
+  if (status) return status;
+  status = wait_all(optimizer);
+  note_waited(optimizer, 0, optimizer->registry.count, 1);
+  return status;
+}
+
+zero1_status zero1_optimizer_zero_grad(zero1_optimizer *optimizer, void *stream) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = check_stream(optimizer, stream);
+  if (status) return status;
+  const zero1__schedule *schedule = &optimizer->schedule;
+  if (schedule->phase == ZERO1__PHASE_REDUCED ||
+      (schedule->phase == ZERO1__PHASE_COLLECTING &&
+       schedule->readiness.waiting < optimizer->layout.slot_count))
+    return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
+                       "gradients are on their way already: zero_grad comes before grad_ready");
+  status = wait_all(optimizer);
+  if (status) return status;
+  zero1__device *device = optimizer->device;
+  device->ops->zero(device, device->ops->stream_of_caller(device, stream),
+                    optimizer->channel->grads, zero1__grads_bytes(&optimizer->channel->config));
+  return ZERO1_OK;
+}
+
+/* ---- gradients ---- */
+
+static zero1_status begin_mark(zero1_optimizer *optimizer, int64_t index, const void *stream) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = zero1__optimizer_usable(optimizer);
+  if (!status) status = zero1__optimizer_index(optimizer, index);
+  if (!status) status = check_stream(optimizer, stream);
+  if (status) return status;
+  const char *name = optimizer->registry.names[index];
+  if (optimizer->registry.flags[index] & ZERO1_PARAM_FROZEN)
+    return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID,
+                       "parameter %lld '%.100s' is frozen: it has no gradient", (long long)index,
+                       name);
+  if (optimizer->schedule.phase == ZERO1__PHASE_REDUCED)
+    return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
+                       "the gradients are reduced: step or drop_grads comes before the next "
+                       "gradient, of parameter %lld '%.100s'",
+                       (long long)index, name);
+  if (optimizer->waited && !optimizer->waited[index])
+    return zero1__fail(
+        &optimizer->error, ZERO1_ERR_STATE,
+        "parameter %lld '%.100s' was not waited for after the last step: forward may "
+        "have read it too early",
+        (long long)index, name);
+  zero1__schedule_open(&optimizer->schedule);
+  if (optimizer->schedule.readiness.grads[index] != ZERO1__GRAD_WAITING)
+    return zero1__fail(
+        &optimizer->error, ZERO1_ERR_STATE, "the gradient of parameter %lld '%.100s' is %s already",
+        (long long)index, name,
+        optimizer->schedule.readiness.grads[index] == ZERO1__GRAD_READY ? "ready" : "absent");
+  return ZERO1_OK;
+}
+
+zero1_status zero1_optimizer_grad_ready(zero1_optimizer *optimizer, int64_t index, void *stream) {
+  const int64_t begin_ns = zero1__now_ns();
+  const zero1_status status = begin_mark(optimizer, index, stream);
+  if (status) return status;
+  zero1__schedule_mark(&optimizer->schedule, index, ZERO1__GRAD_READY);
+  return timed(optimizer, begin_ns, ZERO1_OK);
+}
+
+zero1_status zero1_optimizer_grad_absent(zero1_optimizer *optimizer, int64_t index, void *stream) {
+  const int64_t begin_ns = zero1__now_ns();
+  const zero1_status status = begin_mark(optimizer, index, stream);
+  if (status) return status;
+  zero1__device *device = optimizer->device;
+  void *grad = zero1__buffers_grad(&optimizer->buffers, optimizer->layout.place_begin[index]);
+  device->ops->zero(device, device->ops->stream_of_caller(device, stream), grad,
+                    (size_t)optimizer->layout.numel[index] *
+                        zero1__dtype_bytes(optimizer->settings.config.grad_dtype));
+  zero1__schedule_mark(&optimizer->schedule, index, ZERO1__GRAD_ABSENT);
+  return timed(optimizer, begin_ns, ZERO1_OK);
+}
+
+/* ---- the step ---- */
+
+/* A gradient that never came: the rank takes part all the same, and every rank skips. */
+static void find_missing(zero1_optimizer *optimizer, zero1__error *local) {
+  const int64_t missing = zero1__readiness_missing(&optimizer->schedule.readiness);
+  if (missing < 0) return;
+  zero1__fail(local, ZERO1_ERR_STATE,
+              "the gradient of parameter %lld '%.100s' is neither ready nor absent",
+              (long long)missing, optimizer->registry.names[missing]);
+}
+
+static zero1_status run(zero1_optimizer *optimizer, int32_t came_to) {
+  zero1__schedule *schedule = &optimizer->schedule;
+  const int64_t begin_ns = zero1__now_ns();
+  zero1__error local;
+  zero1__error_clear(&local);
+  zero1__schedule_open(schedule);
+  if (schedule->phase == ZERO1__PHASE_COLLECTING && came_to != ZERO1__CAME_TO_DROP)
+    find_missing(optimizer, &local);
+  if (came_to != ZERO1__CAME_TO_REDUCE) {
+    schedule->exposed_ns = 0;
+    note_waited(optimizer, 0, optimizer->registry.count, 0);
+  }
+  zero1__schedule_run(schedule, came_to, &local);
+  if (local.status) optimizer->error = local;
+  return timed(optimizer, begin_ns, local.status);
+}
+
+zero1_status zero1_optimizer_reduce_grads(zero1_optimizer *optimizer) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = zero1__optimizer_usable(optimizer);
+  if (status) return status;
+  if (optimizer->schedule.phase == ZERO1__PHASE_REDUCED)
+    return zero1__fail(&optimizer->error, ZERO1_ERR_STATE, "the gradients are reduced already");
+  return run(optimizer, ZERO1__CAME_TO_REDUCE);
+}
+
+zero1_status zero1_optimizer_step(zero1_optimizer *optimizer) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = zero1__optimizer_usable(optimizer);
+  if (status) return status;
+  return run(optimizer, optimizer->schedule.phase == ZERO1__PHASE_REDUCED ? ZERO1__CAME_TO_GO_ON
+                                                                          : ZERO1__CAME_TO_STEP);
+}
+
+zero1_status zero1_optimizer_drop_grads(zero1_optimizer *optimizer) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = zero1__optimizer_usable(optimizer);
+  if (!status) status = run(optimizer, ZERO1__CAME_TO_DROP);
+  if (status) return status;
+  status = wait_all(optimizer);
+  note_waited(optimizer, 0, optimizer->registry.count, 1); /* no parameter has changed */
+  return status;
+}
+
+zero1_status zero1_optimizer_info(zero1_optimizer *optimizer, zero1_info *info, size_t info_bytes) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (status) return status;
+  status = wait_all(optimizer);
+  const zero1__schedule *schedule = &optimizer->schedule;
+  const zero1__outcome *outcome = &schedule->outcome;
+  const zero1_info known = {
+      .count = schedule->count,
+      .attempts = schedule->attempts,
+      .grad_norm = outcome->grad_norm,
+      .clip_coef = outcome->clip_coef,
+      .skipped = outcome->skip,
+      .skip_reason = outcome->skip_reason,
+      .nonfinite_numel = outcome->nonfinite_numel,
+      .bad_param = outcome->bad_param,
+      .bad_rank = outcome->bad_rank,
+      .exchange_ms = (double)schedule->channel->exchange_ns * 1e-6,
+      .reduce_ms = (double)schedule->reduce_ns * 1e-6,
+      .agree_ms = (double)schedule->agree_ns * 1e-6,
+      .update_ms = (double)schedule->update_ns * 1e-6,
+      .gather_ms = (double)schedule->channel->gather_ns * 1e-6,
+      .exposed_ms = (double)schedule->exposed_ns * 1e-6,
+  };
+  const zero1_status put = zero1__struct_put(info, info_bytes, &known, sizeof known);
+  if (put)
+    return zero1__fail(&optimizer->error, put, "info is %s, info_bytes %zu of %zu",
+                       info ? "given" : "NULL", info_bytes, sizeof known);
+  note_waited(optimizer, 0, optimizer->registry.count, 1);
+  return status;
+}

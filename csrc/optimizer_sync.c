@@ -1,0 +1,162 @@
+/* Parameters that the caller wrote, and whether all ranks still have the same ones. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "optimizer.h"
+
+/* Between steps, with nothing under way; otherwise an error of every rank. */
+static zero1_status begin_collective(zero1_optimizer *optimizer, zero1_status status) {
+  if (!status) status = zero1__optimizer_usable(optimizer);
+  if (status) return status; /* a failed channel has no peers to agree with */
+  zero1__schedule_finish(&optimizer->schedule);
+  status = zero1__optimizer_usable(optimizer);
+  return status;
+}
+
+static zero1_status check_idle(zero1_optimizer *optimizer) {
+  const zero1__schedule *schedule = &optimizer->schedule;
+  if (schedule->phase == ZERO1__PHASE_IDLE) return ZERO1_OK;
+  return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
+                     "gradients are on their way: step or drop_grads comes first");
+}
+
+/* A failure in here leaves ranks that do not know of each other's parameters. */
+static zero1_status spend(zero1_optimizer *optimizer, zero1_status status) {
+  if (status) zero1__channel_fail(optimizer->channel, &optimizer->error);
+  return status;
+}
+
+static zero1_status agree(zero1_optimizer *optimizer, zero1_status status) {
+  return zero1__lane_agree(optimizer->lane, status, &optimizer->error);
+}
+
+/* All ranks wait here whatever each found wrong by itself. */
+static zero1_status agree_idle(zero1_optimizer *optimizer) {
+  return agree(optimizer, check_idle(optimizer));
+}
+
+static void set_masters(zero1_optimizer *optimizer, int32_t keep) {
+  zero1__device *device = optimizer->device;
+  zero1__schedule *schedule = &optimizer->schedule;
+  const zero1__buffers *buffers = &optimizer->buffers;
+  if (!buffers->master_param) return;
+  for (int64_t bucket = 0; bucket < optimizer->layout.bucket_count; ++bucket) {
+    const zero1__range blocks =
+        zero1__layout_shard(&optimizer->layout, bucket, optimizer->comm->rank);
+    const zero1__master_job job = {.layout = &optimizer->layout,
+                                   .blocks = blocks,
+                                   .param = zero1__buffers_param(buffers, blocks.begin),
+                                   .param_dtype = optimizer->settings.config.param_dtype,
+                                   .master_param = zero1__buffers_master(buffers, bucket),
+                                   .keep = keep};
+    device->ops->master(device, schedule->compute, &job);
+  }
+  device->ops->event_record(device, schedule->reduced, schedule->compute);
+  device->ops->event_sync(device, schedule->reduced);
+}
+
+/* Every rank the same root. */
+static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
+  const zero1_comm *comm = optimizer->comm;
+  zero1_status status = check_idle(optimizer);
+  if (!status && (root < 0 || root >= comm->world_size))
+    status = zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "root is %d, not in [0, %d)", root,
+                         comm->world_size);
+  int32_t *roots = calloc((size_t)comm->world_size, sizeof *roots);
+  if (!status && !roots)
+    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %d ranks",
+                         comm->world_size);
+  status = agree(optimizer, status);
+  if (!status)
+    status =
+        comm->ops->lane_all_gather(optimizer->lane, &root, roots, sizeof root, &optimizer->error);
+  for (int32_t rank = 1; rank < comm->world_size && !status; ++rank)
+    if (roots[rank] != roots[0])
+      status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
+                           "root is %d on rank 0 and %d on rank %d", roots[0], roots[rank], rank);
+  free(roots);
+  return status;
+}
+
+zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t root) {
+  zero1_status status = begin_collective(optimizer, zero1__optimizer_enter(optimizer));
+  if (!status) status = agree_root(optimizer, root);
+  if (status) return status;
+  status = optimizer->channel->ops->broadcast(optimizer->channel, root, &optimizer->error);
+  if (!status) set_masters(optimizer, 0);
+  return spend(optimizer, status ? status : agree(optimizer, ZERO1_OK));
+}
+
+zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer) {
+  zero1_status status = begin_collective(optimizer, zero1__optimizer_enter(optimizer));
+  if (!status) status = agree_idle(optimizer); /* whoever writes shared parameters has written */
+  if (status) return status;
+  set_masters(optimizer, 1);
+  return spend(optimizer, agree(optimizer, ZERO1_OK));
+}
+
+/* ---- replicas ---- */
+
+/* Parameters without a hole between them are hashed in one run. */
+static uint64_t hash_params(zero1_optimizer *optimizer) {
+  zero1__device *device = optimizer->device;
+  zero1__schedule *schedule = &optimizer->schedule;
+  const zero1__layout *layout = &optimizer->layout;
+  uint64_t hash = 0;
+  zero1__hash_job job = {.data = optimizer->channel->params,
+                         .dtype = optimizer->settings.config.param_dtype,
+                         .hash = &hash};
+  for (int64_t i = layout->param_count - 1; i >= 0; --i) { /* mostly the order in memory */
+    const int64_t begin = layout->place_begin[i] * ZERO1__BLOCK;
+    if (begin != job.elements.end) {
+      if (job.elements.end > job.elements.begin) device->ops->hash(device, schedule->compute, &job);
+      job.elements.begin = begin;
+    }
+    job.elements.end = begin + layout->numel[i];
+  }
+  if (job.elements.end > job.elements.begin) device->ops->hash(device, schedule->compute, &job);
+  device->ops->event_record(device, schedule->reduced, schedule->compute);
+  device->ops->event_sync(device, schedule->reduced);
+  return hash;
+}
+
+/* The lowest rank whose hash is not the most frequent one; of two as frequent, that of the lower
+ * rank counts. -1: all are the same. 2 ranks: rank 1. */
+static int32_t find_diverged(const uint64_t *hashes, int32_t count) {
+  int32_t most = 0, most_times = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    int32_t times = 0;
+    for (int32_t j = 0; j < count; ++j) times += hashes[j] == hashes[i];
+    if (times > most_times) {
+      most = i;
+      most_times = times;
+    }
+  }
+  for (int32_t i = 0; i < count; ++i)
+    if (hashes[i] != hashes[most]) return i;
+  return -1;
+}
+
+zero1_status zero1_optimizer_check_replicas(zero1_optimizer *optimizer, int32_t *rank) {
+  if (rank) *rank = -1;
+  zero1_status status = begin_collective(optimizer, zero1__optimizer_enter(optimizer));
+  if (status) return status;
+  const zero1_comm *comm = optimizer->comm;
+  uint64_t *hashes = calloc((size_t)comm->world_size, sizeof *hashes);
+  status = check_idle(optimizer);
+  if (!status && !hashes)
+    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %d ranks",
+                         comm->world_size);
+  status = agree(optimizer, status);
+  if (!status) {
+    const uint64_t mine = hash_params(optimizer);
+    status =
+        comm->ops->lane_all_gather(optimizer->lane, &mine, hashes, sizeof mine, &optimizer->error);
+  }
+  const int32_t diverged = status ? -1 : find_diverged(hashes, comm->world_size);
+  free(hashes);
+  if (diverged < 0) return status;
+  if (rank) *rank = diverged;
+  return zero1__fail(&optimizer->error, ZERO1_ERR_DIVERGED,
+                     "the parameters of rank %d differ from those of the other ranks", diverged);
+}

@@ -1,0 +1,328 @@
+#include "schedule.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "agree_step.h"
+
+/* ---- life ---- */
+
+static zero1_status create_events(zero1__schedule *schedule, zero1__event ***events, int64_t count,
+                                  zero1__error *error) {
+  zero1__device *device = schedule->device;
+  *events = calloc((size_t)count + 1, sizeof **events); /* ends with a NULL */
+  if (!*events) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for events");
+  for (int64_t i = 0; i < count; ++i) {
+    const zero1_status status = device->ops->event_create(device, &(*events)[i], error);
+    if (status) return status;
+  }
+  return ZERO1_OK;
+}
+
+static void destroy_events(zero1__schedule *schedule, zero1__event **events) {
+  zero1__device *device = schedule->device;
+  for (int64_t i = 0; events && events[i]; ++i) device->ops->event_destroy(device, events[i]);
+  free(events);
+}
+
+static zero1_status create_tables(zero1__schedule *schedule, zero1__error *error) {
+  const size_t groups = (size_t)schedule->settings->config.group_count;
+  const size_t slots = (size_t)schedule->layout->slot_count;
+  const size_t world = (size_t)schedule->channel->comm->world_size;
+  size_t records = world;
+  if (schedule->wider && (size_t)schedule->wider->comm->world_size > records)
+    records = (size_t)schedule->wider->comm->world_size;
+  schedule->groups = calloc(groups, sizeof *schedule->groups);
+  schedule->scalars = calloc(groups, sizeof *schedule->scalars);
+  schedule->absent = calloc(slots + 1, sizeof *schedule->absent);
+  schedule->absent_bits = calloc((world + 1) * (slots / 8 + 1), sizeof *schedule->absent_bits);
+  schedule->records = calloc(records, sizeof *schedule->records);
+  if (!schedule->groups || !schedule->scalars || !schedule->absent || !schedule->absent_bits ||
+      !schedule->records)
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the schedule");
+  return zero1__readiness_begin(&schedule->readiness, schedule->layout, error);
+}
+
+static zero1_status create_streams(zero1__schedule *schedule, zero1__error *error) {
+  zero1__device *device = schedule->device;
+  zero1__channel *channel = schedule->channel;
+  const int64_t buckets = schedule->layout->bucket_count, rings = channel->ring_count;
+  zero1_status status = device->ops->stream_create(device, 0, &schedule->compute, error);
+  if (!status) {
+    schedule->comm = schedule->compute;
+    if (!channel->in_place)
+      status =
+          device->ops->stream_create(device, channel->comm->inline_calls, &schedule->comm, error);
+  }
+  if (!status) status = create_events(schedule, &schedule->updated, buckets, error);
+  if (!status) status = create_events(schedule, &schedule->gathered, buckets, error);
+  if (!status) status = create_events(schedule, &schedule->arrived, rings, error);
+  if (!status) status = create_events(schedule, &schedule->made, rings, error);
+  if (!status) status = create_events(schedule, &schedule->freed, rings, error);
+  if (!status) status = device->ops->event_create(device, &schedule->offered, error);
+  if (!status) status = device->ops->event_create(device, &schedule->reduced, error);
+  if (!status) status = device->ops->event_create(device, &schedule->agreed, error);
+  if (!status) status = device->ops->event_create(device, &schedule->finished, error);
+  return status;
+}
+
+zero1_status zero1__schedule_begin(zero1__schedule *schedule, zero1__channel *channel,
+                                   const zero1__buffers *buffers, const zero1__settings *settings,
+                                   zero1__lane *lane, zero1__lane *wider, zero1__error *error) {
+  memset(schedule, 0, sizeof *schedule);
+  schedule->device = channel->config.device;
+  schedule->channel = channel;
+  schedule->layout = channel->config.layout;
+  schedule->buffers = buffers;
+  schedule->settings = settings;
+  schedule->lane = lane;
+  schedule->wider = wider;
+  schedule->verdict.skip = 1;
+  zero1__outcome_clear(&schedule->outcome);
+  const zero1_status status = create_tables(schedule, error);
+  return status ? status : create_streams(schedule, error);
+}
+
+void zero1__schedule_end(zero1__schedule *schedule) {
+  zero1__device *device = schedule->device;
+  if (!device) return;
+  if (schedule->comm != schedule->compute) device->ops->stream_destroy(device, schedule->comm);
+  device->ops->stream_destroy(device, schedule->compute);
+  destroy_events(schedule, schedule->updated);
+  destroy_events(schedule, schedule->gathered);
+  destroy_events(schedule, schedule->arrived);
+  destroy_events(schedule, schedule->made);
+  destroy_events(schedule, schedule->freed);
+  device->ops->event_destroy(device, schedule->offered);
+  device->ops->event_destroy(device, schedule->reduced);
+  device->ops->event_destroy(device, schedule->agreed);
+  device->ops->event_destroy(device, schedule->finished);
+  zero1__readiness_end(&schedule->readiness);
+  free(schedule->groups);
+  free(schedule->scalars);
+  free(schedule->absent);
+  free(schedule->absent_bits);
+  free(schedule->records);
+  memset(schedule, 0, sizeof *schedule);
+}
+
+/* ---- hand-overs between the two streams: nothing where they are one ---- */
+
+static void hand_to_compute(zero1__schedule *schedule, zero1__event *event) {
+  const zero1__device_ops *ops = schedule->device->ops;
+  if (schedule->comm == schedule->compute) return;
+  ops->event_record(schedule->device, event, schedule->comm);
+  ops->stream_wait(schedule->device, schedule->compute, event);
+}
+
+static void hand_to_comm(zero1__schedule *schedule, zero1__event *event) {
+  const zero1__device_ops *ops = schedule->device->ops;
+  if (schedule->comm == schedule->compute) return;
+  ops->event_record(schedule->device, event, schedule->compute);
+  ops->stream_wait(schedule->device, schedule->comm, event);
+}
+
+static void on_comm(zero1__schedule *schedule, zero1__channel_fn fn, int64_t index) {
+  zero1__channel_call(schedule->channel, schedule->comm, fn, index, NULL);
+}
+
+/* ---- reduce ---- */
+
+static void reduce_chunk(zero1__schedule *schedule, const zero1__chunk *chunk) {
+  const zero1__channel *channel = schedule->channel;
+  const int64_t shard_begin = chunk->blocks.begin - chunk->part.begin;
+  float *out = (float *)(uintptr_t)schedule->buffers->grad_shards[chunk->bucket];
+  zero1__reduce_job job = {.layout = schedule->layout,
+                           .blocks = chunk->blocks,
+                           .sources = chunk->sources,
+                           .stats = &schedule->stats};
+  if (out) job.out = out + (chunk->blocks.begin - shard_begin) * ZERO1__BLOCK;
+  /* One rank's fp32 gradients are their own sum. */
+  if (channel->in_place && chunk->sources.count == 1 && job.out == chunk->sources.contributions[0])
+    job.out = NULL;
+  schedule->device->ops->reduce(schedule->device, schedule->compute, &job, &schedule->reduce_ns);
+}
+
+static void reduce_partials(zero1__schedule *schedule, const zero1__chunk *chunk) {
+  for (int32_t i = 0; i < chunk->partial_count; ++i) {
+    const zero1__partial *partial = &chunk->partials[i];
+    const zero1__reduce_job job = {.layout = schedule->layout,
+                                   .blocks = partial->blocks,
+                                   .sources = partial->sources,
+                                   .out = partial->out,
+                                   .stats = &schedule->stats,
+                                   .partial = 1};
+    schedule->device->ops->reduce(schedule->device, schedule->compute, &job, &schedule->reduce_ns);
+  }
+}
+
+static void end_chunk(zero1__schedule *schedule, int64_t index) {
+  zero1__channel *channel = schedule->channel;
+  const zero1__chunk *chunk = &channel->chunks[index];
+  on_comm(schedule, channel->ops->exchange_end, index);
+  hand_to_compute(schedule, schedule->arrived[chunk->ring]);
+  reduce_chunk(schedule, chunk);
+  schedule->device->ops->event_record(schedule->device, schedule->freed[chunk->ring],
+                                      schedule->compute);
+}
+
+/* Chunks c, c + 1, ... are under way while chunk c - ahead is reduced. */
+static void reduce_through_ring(zero1__schedule *schedule, int64_t begin, int64_t end) {
+  zero1__channel *channel = schedule->channel;
+  const int64_t ahead = channel->ring_count - 1;
+  for (int64_t index = begin; index < end + ahead; ++index) {
+    if (index < end) {
+      const zero1__chunk *chunk = &channel->chunks[index];
+      if (chunk->partial_count) {
+        reduce_partials(schedule, chunk); /* compute itself has freed the ring slot before */
+        hand_to_comm(schedule, schedule->made[chunk->ring]);
+      } else {
+        schedule->device->ops->stream_wait(schedule->device, schedule->comm,
+                                           schedule->freed[chunk->ring]);
+      }
+      on_comm(schedule, channel->ops->exchange_begin, index);
+    }
+    if (index - ahead >= begin) end_chunk(schedule, index - ahead);
+  }
+}
+
+static void launch(zero1__schedule *schedule, int64_t bucket) {
+  zero1__channel *channel = schedule->channel;
+  const int64_t begin = channel->chunk_begin[bucket], end = channel->chunk_begin[bucket + 1];
+  on_comm(schedule, channel->ops->arrive, bucket);
+  if (channel->in_place) {
+    for (int64_t index = begin; index < end; ++index)
+      reduce_chunk(schedule, &channel->chunks[index]);
+  } else {
+    if (channel->ops->arrive) hand_to_compute(schedule, schedule->offered);
+    reduce_through_ring(schedule, begin, end);
+  }
+}
+
+static void offer(zero1__schedule *schedule, int64_t bucket) {
+  zero1__device *device = schedule->device;
+  zero1__channel_call(schedule->channel,
+                      device->ops->stream_of_caller(device, ZERO1_STREAM_DEFAULT),
+                      schedule->channel->ops->offer, bucket, NULL);
+}
+
+/* Reduce and update are two passes where something must be known of all gradients in between, or
+ * where contributions do not stay to be read by the update. */
+static int takes_two_passes(const zero1__schedule *schedule) {
+  const zero1_config *config = &schedule->settings->config;
+  return !schedule->channel->in_place || config->guard || config->max_grad_norm > 0 ||
+         config->skip_grad_norm > 0;
+}
+
+int zero1__schedule_mark(zero1__schedule *schedule, int64_t param, uint8_t grad) {
+  if (!zero1__readiness_mark(&schedule->readiness, param, grad)) return 0;
+  if (!schedule->settings->config.overlap || !schedule->two_passes) return 1;
+  const zero1__range buckets = zero1__layout_buckets_of(schedule->layout, param);
+  for (int64_t bucket = buckets.begin; bucket < buckets.end; ++bucket)
+    if (zero1__readiness_bucket(&schedule->readiness, bucket)) offer(schedule, bucket);
+  while (schedule->launched < schedule->layout->bucket_count &&
+         zero1__readiness_bucket(&schedule->readiness, schedule->launched))
+    launch(schedule, schedule->launched++);
+  return 1;
+}
+
+/* What is left of the reduction, of gradients that never came too: the peers wait for them. */
+static void launch_rest(zero1__schedule *schedule) {
+  for (int64_t bucket = schedule->launched; bucket < schedule->layout->bucket_count; ++bucket)
+    offer(schedule, bucket); /* a second time, maybe: no harm */
+  while (schedule->launched < schedule->layout->bucket_count)
+    launch(schedule, schedule->launched++);
+}
+
+/* ---- update and all_gather ---- */
+
+static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
+  zero1__channel *channel = schedule->channel;
+  const zero1__buffers *buffers = schedule->buffers;
+  const zero1__range blocks = zero1__layout_shard(schedule->layout, bucket, channel->comm->rank);
+  zero1__update_job job = {
+      .layout = schedule->layout,
+      .blocks = blocks,
+      .sources = {&buffers->grad_shards[bucket], 1, 1, 0, ZERO1_DTYPE_FP32},
+      .verdict = &schedule->verdict,
+      .groups = schedule->scalars,
+      .absent = schedule->absent,
+      .master_param = zero1__buffers_master(buffers, bucket),
+      .exp_avg = zero1__buffers_state(buffers, buffers->exp_avg, bucket),
+      .exp_avg_sq = zero1__buffers_state(buffers, buffers->exp_avg_sq, bucket),
+      .param = zero1__buffers_param(buffers, blocks.begin),
+      .param_dtype = channel->config.param_dtype,
+      .stats = one_pass ? &schedule->stats : NULL,
+  };
+  /* In place, a bucket is one chunk; its contributions are read here for the first time, or again
+   * where no sums were kept. */
+  if (one_pass || !buffers->grad_shards[bucket])
+    job.sources = channel->chunks[channel->chunk_begin[bucket]].sources;
+  schedule->device->ops->update(schedule->device, schedule->compute, &job, &schedule->update_ns);
+  zero1__channel_call(channel, schedule->compute, channel->ops->publish, bucket,
+                      &schedule->verdict.skip);
+}
+
+/* From the last bucket, which holds what forward needs first. Where one stream does both, all
+ * updates come first: nobody should wait for a peer while there is work. */
+static void update_and_gather(zero1__schedule *schedule, int one_pass) {
+  zero1__device *device = schedule->device;
+  zero1__channel *channel = schedule->channel;
+  const int64_t count = schedule->layout->bucket_count;
+  for (int64_t bucket = count - 1; bucket >= 0; --bucket) {
+    update(schedule, bucket, one_pass);
+    if (schedule->comm != schedule->compute)
+      device->ops->event_record(device, schedule->updated[bucket], schedule->compute);
+  }
+  for (int64_t bucket = count - 1; bucket >= 0; --bucket) {
+    if (schedule->comm != schedule->compute)
+      device->ops->stream_wait(device, schedule->comm, schedule->updated[bucket]);
+    zero1__channel_call(channel, schedule->comm, channel->ops->all_gather, bucket,
+                        &schedule->verdict.skip);
+    device->ops->event_record(device, schedule->gathered[bucket], schedule->comm);
+  }
+}
+
+/* ---- a step ---- */
+
+void zero1__schedule_open(zero1__schedule *schedule) {
+  if (schedule->phase != ZERO1__PHASE_IDLE) return;
+  zero1__schedule_finish(schedule);
+  zero1__readiness_reset(&schedule->readiness);
+  zero1__step_clear(schedule);
+  schedule->launched = 0;
+  schedule->two_passes = takes_two_passes(schedule);
+  schedule->epoch += 1;
+  schedule->channel->epoch = schedule->epoch;
+  schedule->phase = ZERO1__PHASE_COLLECTING;
+}
+
+void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1__error *local) {
+  /* Limits may have been set since the first gradient was ready: they can add a pass, not save it.
+   */
+  const int two_passes = schedule->two_passes || takes_two_passes(schedule);
+  const int one_pass = came_to == ZERO1__CAME_TO_STEP && !two_passes;
+  if (schedule->phase == ZERO1__PHASE_COLLECTING) {
+    schedule->local = *local; /* before the streams are given what reads it */
+    if (two_passes || came_to == ZERO1__CAME_TO_REDUCE) launch_rest(schedule);
+  }
+  hand_to_comm(schedule, schedule->reduced);
+  zero1__step_agree(schedule, came_to);
+  hand_to_compute(schedule, schedule->agreed);
+  if (came_to == ZERO1__CAME_TO_STEP || came_to == ZERO1__CAME_TO_GO_ON)
+    update_and_gather(schedule, one_pass);
+  if (one_pass) zero1__step_agree(schedule, ZERO1__CAME_AFTER);
+  schedule->device->ops->event_record(schedule->device, schedule->finished, schedule->comm);
+  schedule->phase = came_to == ZERO1__CAME_TO_REDUCE ? ZERO1__PHASE_REDUCED : ZERO1__PHASE_IDLE;
+  schedule->attempts += came_to != ZERO1__CAME_TO_REDUCE;
+}
+
+void zero1__schedule_wait(zero1__schedule *schedule, int64_t param) {
+  const zero1__range buckets = zero1__layout_buckets_of(schedule->layout, param);
+  for (int64_t bucket = buckets.begin; bucket < buckets.end; ++bucket)
+    schedule->device->ops->event_sync(schedule->device, schedule->gathered[bucket]);
+}
+
+void zero1__schedule_finish(zero1__schedule *schedule) {
+  schedule->device->ops->event_sync(schedule->device, schedule->finished);
+}
