@@ -22,6 +22,7 @@ void zero1__step_clear(zero1__schedule *schedule) {
   zero1__stats_clear(&schedule->stats);
   zero1__outcome_clear(&schedule->outcome);
   schedule->verdict = (zero1__verdict){.skip = 1};
+  schedule->told = 0;
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
   schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;
 }

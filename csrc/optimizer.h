@@ -28,7 +28,8 @@ zero1_status zero1__optimizer_enter(zero1_optimizer *optimizer);
 /** ZERO1_ERR_SPENT where an earlier failure left nothing to go on with. */
 zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer);
 
-/** The error of the last step, where it had one; call when it is done. */
+/** The error of the last step, where it had one that the caller does not know yet; call when the
+ *  verdict is there. A failure that spends the handle is told every time. */
 zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer);
 
 /** ZERO1_ERR_INVALID where there is no parameter `index`. */

@@ -159,7 +159,10 @@ static zero1_status run(zero1_optimizer *optimizer, int32_t came_to) {
     note_waited(optimizer, 0, optimizer->registry.count, 0);
   }
   zero1__schedule_run(schedule, came_to, &local);
-  if (local.status) optimizer->error = local;
+  if (local.status) {
+    optimizer->error = local;
+    schedule->told = 1;
+  }
   return timed(optimizer, begin_ns, local.status);
 }
 
@@ -193,6 +196,7 @@ zero1_status zero1_optimizer_drop_grads(zero1_optimizer *optimizer) {
 zero1_status zero1_optimizer_info(zero1_optimizer *optimizer, zero1_info *info, size_t info_bytes) {
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (status) return status;
+  optimizer->schedule.told = 0;
   status = wait_all(optimizer);
   const zero1__schedule *schedule = &optimizer->schedule;
   const zero1__outcome *outcome = &schedule->outcome;

@@ -308,6 +308,8 @@ void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1
   }
   hand_to_comm(schedule, schedule->reduced);
   zero1__step_agree(schedule, came_to);
+  if (schedule->comm == schedule->compute) /* the caller waits for it, too */
+    schedule->device->ops->event_record(schedule->device, schedule->agreed, schedule->comm);
   hand_to_compute(schedule, schedule->agreed);
   if (came_to == ZERO1__CAME_TO_STEP || came_to == ZERO1__CAME_TO_GO_ON)
     update_and_gather(schedule, one_pass);
@@ -319,6 +321,7 @@ void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1
 
 void zero1__schedule_wait(zero1__schedule *schedule, int64_t param) {
   const zero1__range buckets = zero1__layout_buckets_of(schedule->layout, param);
+  schedule->device->ops->event_sync(schedule->device, schedule->agreed);
   for (int64_t bucket = buckets.begin; bucket < buckets.end; ++bucket)
     schedule->device->ops->event_sync(schedule->device, schedule->gathered[bucket]);
 }

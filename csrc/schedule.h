@@ -48,6 +48,7 @@ typedef struct zero1__schedule {
   uint32_t epoch;     /* of the step: attempts so far, wrapping */
   int64_t attempts;
   int64_t exposed_ns;
+  int32_t told; /* the caller knows of the last step's error */
 
   /* of the streams; the caller's thread touches them only after `finished` */
   zero1__error local;  /* what is wrong on this rank; goes into its record */
@@ -80,7 +81,7 @@ void zero1__schedule_open(zero1__schedule *schedule);
  * it takes part all the same, so that its peers learn of it. */
 void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1__error *local);
 
-/** Wait for one parameter's buckets, or for all of it. */
+/** Wait for the verdict and one parameter's buckets, or for all of the last step. */
 void zero1__schedule_wait(zero1__schedule *schedule, int64_t param);
 void zero1__schedule_finish(zero1__schedule *schedule);
 

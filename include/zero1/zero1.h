@@ -14,6 +14,10 @@
  * number of threads, the instruction set or the communicator: parameters, masters, moments and
  * grad_norm are the same bits.
  *
+ * step is asynchronous: an error that it had is returned, once, by the first call that waits for
+ * it, and by zero1_optimizer_info every time. A step with an error is skipped by every rank;
+ * training can go on after it, unless a peer was lost: then the handle is spent (ZERO1_ERR_SPENT).
+ *
  * Collective calls are made by every rank in the same order. One thread at a time may use a handle;
  * distinct handles are independent. `stream`: on the host, calls act on the calling thread, and
  * stream must be ZERO1_STREAM_DEFAULT or NULL.
