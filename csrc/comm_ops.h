@@ -92,8 +92,9 @@ struct zero1__channel {
   int64_t exchange_ns, gather_ns; /* time in the calls below; read when the streams are idle */
   pthread_mutex_t mutex;
   zero1__error
-      failure;  /* under mutex: the first failure of a call below; the later ones do nothing */
-  void *tables; /* of zero1__channel_begin */
+      failure; /* under mutex: the first failure of a call below; the later ones do nothing */
+  zero1__partial *partials; /* of all chunks */
+  const void **pointers;    /* contributions of all chunks and partials */
 };
 
 /** A call of a channel that runs in a stream, or on the calling thread. `index` is a bucket or,
@@ -133,7 +134,7 @@ struct zero1__comm_ops {
   void (*abort)(zero1__channel *channel, const char *reason);
 };
 
-/* ---- for the users of a comm (comm.c) ---- */
+/* ---- for the users of a comm (comm.c, channel.c) ---- */
 
 /** Runs a call of the vtable in `stream`; nothing where fn is NULL, the channel has failed or *skip
  *  (or NULL) is not 0 when it is its turn. */
@@ -150,7 +151,7 @@ zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error
  * with its text. Collective over the lane. */
 zero1_status zero1__lane_agree(zero1__lane *lane, zero1_status status, zero1__error *error);
 
-/* ---- for the backends (comm.c) ---- */
+/* ---- for the backends (comm.c, channel.c) ---- */
 
 /** Shared start and end of every lane; `lane` is zeroed. ZERO1_ERR_MEMORY. */
 zero1_status zero1__lane_begin(zero1__lane *lane, zero1_comm *comm, double timeout_seconds,

@@ -1,0 +1,139 @@
+/* What every channel has: its tables of chunks, its calls in streams, and its first failure. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "comm_ops.h"
+
+size_t zero1__params_bytes(const zero1__channel_config *config) {
+  return (size_t)config->layout->block_count * ZERO1__BLOCK *
+         zero1__dtype_bytes(config->param_dtype);
+}
+
+size_t zero1__grads_bytes(const zero1__channel_config *config) {
+  return (size_t)config->layout->trainable_blocks * ZERO1__BLOCK *
+         zero1__dtype_bytes(config->grad_dtype);
+}
+
+static int64_t shard_blocks(const zero1__layout *layout, int64_t bucket) {
+  const zero1__range shard = zero1__layout_shard(layout, bucket, 0);
+  return shard.end - shard.begin;
+}
+
+static void fill_chunks(zero1__channel *channel, int64_t chunk_blocks) {
+  const zero1__layout *layout = channel->config.layout;
+  int64_t index = 0;
+  for (int64_t bucket = 0; bucket < layout->bucket_count; ++bucket) {
+    const zero1__range own = zero1__layout_shard(layout, bucket, channel->comm->rank);
+    const int64_t count = own.end - own.begin;
+    channel->chunk_begin[bucket] = index;
+    for (int64_t begin = 0; begin < count; begin += chunk_blocks) {
+      const int64_t end = begin + chunk_blocks < count ? begin + chunk_blocks : count;
+      zero1__chunk *chunk = &channel->chunks[index];
+      chunk->bucket = bucket;
+      chunk->part = (zero1__range){begin, end};
+      chunk->blocks = (zero1__range){own.begin + begin, own.begin + end};
+      ++index;
+    }
+  }
+  channel->chunk_begin[layout->bucket_count] = index;
+}
+
+static void hand_out_tables(zero1__channel *channel, int32_t sources, int32_t partials,
+                            int32_t partial_sources) {
+  const void **next = channel->pointers;
+  for (int64_t i = 0; i < channel->chunk_count; ++i) {
+    zero1__chunk *chunk = &channel->chunks[i];
+    chunk->sources.contributions = next;
+    chunk->sources.count = sources;
+    next += sources;
+    chunk->partials = channel->partials + i * partials;
+    chunk->partial_count = partials;
+    for (int32_t p = 0; p < partials; ++p, next += partial_sources) {
+      chunk->partials[p].sources.contributions = next;
+      chunk->partials[p].sources.count = partial_sources;
+    }
+  }
+}
+
+zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
+                                  const zero1__channel_config *config, int64_t chunk_blocks,
+                                  int32_t sources, int32_t partials, int32_t partial_sources,
+                                  zero1__error *error) {
+  const zero1__layout *layout = config->layout;
+  channel->comm = comm;
+  channel->ops = comm->ops;
+  channel->config = *config;
+  channel->params_sharers = 1;
+  pthread_mutex_init(&channel->mutex, NULL);
+  for (int64_t bucket = 0; bucket < layout->bucket_count; ++bucket)
+    channel->chunk_count += (shard_blocks(layout, bucket) + chunk_blocks - 1) / chunk_blocks;
+  const size_t chunks = (size_t)channel->chunk_count;
+  const size_t pointers =
+      chunks * ((size_t)sources + (size_t)partials * (size_t)partial_sources) + 1;
+  channel->chunks = calloc(chunks + 1, sizeof *channel->chunks);
+  channel->chunk_begin = calloc((size_t)layout->bucket_count + 1, sizeof *channel->chunk_begin);
+  channel->partials = calloc(chunks * (size_t)partials + 1, sizeof *channel->partials);
+  channel->pointers = calloc(pointers, sizeof *channel->pointers);
+  if (!channel->chunks || !channel->chunk_begin || !channel->partials || !channel->pointers)
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the tables of %zu chunks", chunks);
+  channel->workspace_bytes += chunks * sizeof *channel->chunks +
+                              chunks * (size_t)partials * sizeof *channel->partials +
+                              pointers * sizeof *channel->pointers;
+  fill_chunks(channel, chunk_blocks);
+  hand_out_tables(channel, sources, partials, partial_sources);
+  return ZERO1_OK;
+}
+
+void zero1__channel_end(zero1__channel *channel) {
+  free(channel->partials);
+  free(channel->pointers);
+  free(channel->chunks);
+  free(channel->chunk_begin);
+  pthread_mutex_destroy(&channel->mutex);
+}
+
+void zero1__channel_fail(zero1__channel *channel, const zero1__error *error) {
+  pthread_mutex_lock(&channel->mutex);
+  if (!channel->failure.status) channel->failure = *error;
+  pthread_mutex_unlock(&channel->mutex);
+}
+
+zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error) {
+  pthread_mutex_lock(&channel->mutex);
+  const zero1_status status = channel->failure.status;
+  if (status && error) *error = channel->failure;
+  pthread_mutex_unlock(&channel->mutex);
+  return status;
+}
+
+typedef struct call_args {
+  zero1__channel_fn fn;
+  int64_t index;
+  const int32_t *skip;
+  uint32_t epoch;
+} call_args;
+
+static void call_task(void *context, const void *args) {
+  zero1__channel *channel = context;
+  const call_args *call = args;
+  zero1__error error;
+  if ((call->skip && *call->skip) || zero1__channel_failure(channel, NULL)) return;
+  zero1__error_clear(&error);
+  const int64_t begin_ns = zero1__now_ns();
+  if (call->fn(channel, call->index, call->epoch, &error)) zero1__channel_fail(channel, &error);
+  const int64_t elapsed_ns = zero1__now_ns() - begin_ns;
+  if (call->fn == channel->ops->all_gather) {
+    channel->gather_ns += elapsed_ns;
+  } else if (call->fn != channel->ops->offer && call->fn != channel->ops->publish) {
+    channel->exchange_ns += elapsed_ns; /* the others never wait, and run in other streams */
+  }
+}
+
+void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,
+                         int64_t index, const int32_t *skip) {
+  if (!fn) return;
+  const call_args call = {fn, index, skip, channel->epoch};
+  const zero1__device *device = channel->config.device;
+  device->ops->host_call(channel->config.device, stream, call_task, channel, &call, sizeof call);
+}
