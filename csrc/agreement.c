@@ -82,7 +82,7 @@ static header header_of(const zero1__settings *settings, const zero1__registry *
 
 static zero1_status gather(zero1__lane *lane, const void *mine, void *all, size_t bytes,
                            zero1__error *error) {
-  return lane->comm->ops->lane_all_gather(lane, mine, all, bytes, error);
+  return zero1__lane_gather(lane, mine, all, bytes, error);
 }
 
 /* Compares rows of numbers; the first column that differs is named. */

@@ -95,8 +95,13 @@ void zero1__channel_end(zero1__channel *channel) {
 
 void zero1__channel_fail(zero1__channel *channel, const zero1__error *error) {
   pthread_mutex_lock(&channel->mutex);
-  if (!channel->failure.status) channel->failure = *error;
+  const int first = !channel->failure.status;
+  if (first) channel->failure = *error;
   pthread_mutex_unlock(&channel->mutex);
+  if (!first) return;
+  channel->ops->abort(channel, error);
+  for (size_t i = 0; i < sizeof channel->lanes / sizeof *channel->lanes; ++i)
+    if (channel->lanes[i]) channel->lanes[i]->comm->ops->lane_abort(channel->lanes[i], error);
 }
 
 zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error) {

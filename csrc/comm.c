@@ -96,6 +96,15 @@ void zero1__lane_end(zero1__lane *lane) {
   free(lane->scratch);
 }
 
+zero1_status zero1__lane_gather(zero1__lane *lane, const void *in, void *out, size_t bytes,
+                                zero1__error *error) {
+  const zero1__comm_ops *ops = lane->comm->ops;
+  if (!lane->failure.status && !ops->lane_all_gather(lane, in, out, bytes, &lane->failure))
+    return ZERO1_OK;
+  if (ops->lane_abort) ops->lane_abort(lane, &lane->failure);
+  return zero1__fail(error, lane->failure.status, "%s", lane->failure.text);
+}
+
 zero1_status zero1__lane_agree(zero1__lane *lane, zero1_status status, zero1__error *error) {
   const zero1_comm *comm = lane->comm;
   zero1__error mine;
@@ -106,15 +115,14 @@ zero1_status zero1__lane_agree(zero1__lane *lane, zero1_status status, zero1__er
   }
   /* Statuses first: the texts travel only where one of them is a failure. */
   int32_t *statuses = (int32_t *)lane->scratch;
-  zero1_status result =
-      comm->ops->lane_all_gather(lane, &mine.status, statuses, sizeof mine.status, error);
+  zero1_status result = zero1__lane_gather(lane, &mine.status, statuses, sizeof mine.status, error);
   if (result) return result;
   int32_t first = 0;
   while (first < comm->world_size && !statuses[first]) ++first;
   if (first == comm->world_size) return ZERO1_OK;
   result = statuses[first];
   zero1__error *texts = lane->scratch;
-  const zero1_status told = comm->ops->lane_all_gather(lane, &mine, texts, sizeof mine, error);
+  const zero1_status told = zero1__lane_gather(lane, &mine, texts, sizeof mine, error);
   if (first == comm->rank) return result;
   zero1__error_clear(error); /* a failure of a later rank gives way: all ranks report the same */
   return zero1__fail(error, result, "rank %d: %.*s", first, ZERO1__ERROR_TEXT - 40,

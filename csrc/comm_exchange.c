@@ -134,8 +134,8 @@ static zero1_status exchange_broadcast(zero1__channel *channel, int32_t root, ze
   return zero1__wire_broadcast(self_of(channel), 0, 1, channel->comm->world_size, root, error);
 }
 
-static void exchange_abort(zero1__channel *channel, const char *reason) {
-  zero1__port_abort(&self_of(channel)->port, reason);
+static void exchange_abort(zero1__channel *channel, const zero1__error *why) {
+  zero1__port_abort(&self_of(channel)->port, why);
 }
 
 const zero1__comm_ops zero1__exchange_ops = {

@@ -190,9 +190,9 @@ static zero1_status hier_broadcast(zero1__channel *channel, int32_t root, zero1_
   return status;
 }
 
-static void hier_abort(zero1__channel *channel, const char *reason) {
-  zero1__node_abort(self_of(channel)->buffers.node, reason);
-  zero1__port_abort(&self_of(channel)->wire.port, reason);
+static void hier_abort(zero1__channel *channel, const zero1__error *why) {
+  zero1__node_abort(self_of(channel)->buffers.node, why);
+  zero1__port_abort(&self_of(channel)->wire.port, why);
 }
 
 const zero1__comm_ops zero1__hierarchical_ops = {

@@ -80,8 +80,8 @@ static zero1_status node_lane_all_gather(zero1__lane *lane, const void *in, void
   return zero1__node_all_gather(((node_lane *)lane)->node, in, out, bytes, error);
 }
 
-static void node_lane_abort(zero1__lane *lane, const char *reason) {
-  zero1__node_abort(((node_lane *)lane)->node, reason);
+static void node_lane_abort(zero1__lane *lane, const zero1__error *why) {
+  zero1__node_abort(((node_lane *)lane)->node, why);
 }
 
 /* ---- channels ---- */
@@ -165,8 +165,8 @@ static zero1_status node_broadcast(zero1__channel *channel, int32_t root, zero1_
   return zero1__node_broadcast(buffers_of(channel), root, error);
 }
 
-static void node_abort(zero1__channel *channel, const char *reason) {
-  zero1__node_abort(buffers_of(channel)->node, reason);
+static void node_abort(zero1__channel *channel, const zero1__error *why) {
+  zero1__node_abort(buffers_of(channel)->node, why);
 }
 
 /* ---- the comm ---- */
@@ -211,7 +211,7 @@ static zero1_status meet(zero1__lane *lane, node_comm *comm, zero1__error *error
   zero1_status status = all ? ZERO1_OK : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory");
   zero1__identity_of_this(&mine);
   status = zero1__lane_agree(lane, status, error);
-  if (!status) status = lane->comm->ops->lane_all_gather(lane, &mine, all, sizeof mine, error);
+  if (!status) status = zero1__lane_gather(lane, &mine, all, sizeof mine, error);
   for (int32_t i = 0; i < size && !status; ++i)
     if (strcmp(all[i].machine, all[0].machine))
       status = zero1__fail(error, ZERO1_ERR_UNSUPPORTED,

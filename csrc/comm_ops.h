@@ -39,6 +39,7 @@ struct zero1_comm {
 struct zero1__lane {
   zero1_comm *comm;
   double timeout_seconds;
+  zero1__error failure; /* of its first gather that failed: the later ones fail the same way */
   zero1__error
       *scratch; /* [world_size] of zero1__lane_agree, so that it cannot run out of memory */
 };
@@ -93,6 +94,7 @@ struct zero1__channel {
   pthread_mutex_t mutex;
   zero1__error
       failure; /* under mutex: the first failure of a call below; the later ones do nothing */
+  zero1__lane *lanes[2]; /* or NULL: of the same optimizer, whose peers must learn of a failure */
   zero1__partial *partials; /* of all chunks */
   const void **pointers;    /* contributions of all chunks and partials */
 };
@@ -113,8 +115,9 @@ struct zero1__comm_ops {
   /** Gathers [bytes] from every rank into out [world_size * bytes], in rank order. */
   zero1_status (*lane_all_gather)(zero1__lane *lane, const void *in, void *out, size_t bytes,
                                   zero1__error *error);
-  /** Wakes the peers that wait in this lane, with a reason. Not collective. */
-  void (*lane_abort)(zero1__lane *lane, const char *reason);
+  /** Wakes the peers that wait in this lane, or will: they get the status of `why` and a text that
+   * names this rank. Not collective. NULL: the lane's peers cannot be told. */
+  void (*lane_abort)(zero1__lane *lane, const zero1__error *why);
 
   /** Collective, on the caller's thread. All ranks succeed or all fail. */
   zero1_status (*channel_open)(zero1_comm *comm, const zero1__channel_config *config,
@@ -130,8 +133,8 @@ struct zero1__comm_ops {
   zero1__channel_fn all_gather; /* waits until this rank can read the bucket's parameters */
   /** On the caller's thread, all streams idle: the parameters of rank `root` to everyone. */
   zero1_status (*broadcast)(zero1__channel *channel, int32_t root, zero1__error *error);
-  /** Wakes peers that wait for this rank, now or later. Not collective. */
-  void (*abort)(zero1__channel *channel, const char *reason);
+  /** Wakes peers that wait, now or later, as lane_abort does. Not collective. */
+  void (*abort)(zero1__channel *channel, const zero1__error *why);
 };
 
 /* ---- for the users of a comm (comm.c, channel.c) ---- */
@@ -141,11 +144,17 @@ struct zero1__comm_ops {
 void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,
                          int64_t index, const int32_t *skip);
 
-/** Notes a failure of the channel: the first one stays. */
+/** Notes a failure of the channel: the first one stays, and wakes the peers that wait for this rank
+ *  in the channel or its lanes. */
 void zero1__channel_fail(zero1__channel *channel, const zero1__error *error);
 
 /** The failure, or ZERO1_OK; *error, where given, gets a copy. */
 zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error);
+
+/** lane_all_gather. A rank that has failed in a lane tells its peers, and is out of step with them:
+ *  all that it gathers from then on fails. */
+zero1_status zero1__lane_gather(zero1__lane *lane, const void *in, void *out, size_t bytes,
+                                zero1__error *error);
 
 /** Whether every rank came with ZERO1_OK: all return the status of the lowest rank that did not,
  * with its text. Collective over the lane. */

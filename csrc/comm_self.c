@@ -36,9 +36,9 @@ static zero1_status self_lane_all_gather(zero1__lane *lane, const void *in, void
   return ZERO1_OK;
 }
 
-static void self_lane_abort(zero1__lane *lane, const char *reason) {
+static void self_lane_abort(zero1__lane *lane, const zero1__error *why) {
   (void)lane;
-  (void)reason;
+  (void)why;
 }
 
 static void self_channel_close(zero1__channel *channel) {
@@ -89,9 +89,9 @@ static zero1_status self_broadcast(zero1__channel *channel, int32_t root, zero1_
   return ZERO1_OK;
 }
 
-static void self_abort(zero1__channel *channel, const char *reason) {
+static void self_abort(zero1__channel *channel, const zero1__error *why) {
   (void)channel;
-  (void)reason;
+  (void)why;
 }
 
 static const zero1__comm_ops self_ops = {

@@ -133,7 +133,7 @@ zero1_status zero1__mapping_share(zero1__lane *lane, const zero1__node_shape *sh
   zero1_status status = keys ? ZERO1_OK : no_memory(error, sizeof *keys, "malloc", ENOMEM);
   if (!status) status = zero1__mapping_create(shape->threads, bytes, &mappings[own], &key, error);
   status = zero1__lane_agree(lane, status, error);
-  if (!status) status = comm->ops->lane_all_gather(lane, &key, keys, sizeof key, error);
+  if (!status) status = zero1__lane_gather(lane, &key, keys, sizeof key, error);
   if (!status) {
     for (int32_t i = 0; i < shape->size && !status; ++i)
       if (i != own) status = zero1__mapping_open(&keys[shape->rank_begin + i], &mappings[i], error);

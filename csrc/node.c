@@ -19,7 +19,8 @@
  * ahead of a peer that still reads the last one, and no more, for it waits for that peer's next. */
 struct zero1__station {
   zero1__flag closed, aborted;
-  char reason[REASON_BYTES]; /* written before aborted is posted */
+  int32_t reason_status; /* this and the next: written before aborted is posted */
+  char reason[REASON_BYTES];
   zero1__flag lane_posted;
   unsigned char slots[2][LANE_BYTES];
   zero1__flag flags[];
@@ -154,10 +155,11 @@ void zero1__node_close(zero1__node *node) {
   free(node);
 }
 
-void zero1__node_abort(zero1__node *node, const char *reason) {
+void zero1__node_abort(zero1__node *node, const zero1__error *why) {
   zero1__station *own = station_of(node, node->rank);
-  if (zero1__flag_reached(&own->aborted, 1)) return;
-  snprintf(own->reason, sizeof own->reason, "%s", reason ? reason : "");
+  if (atomic_exchange(&node->aborting, 1)) return;
+  own->reason_status = why->status;
+  snprintf(own->reason, sizeof own->reason, "%.*s", REASON_BYTES - 1, why->text);
   zero1__flag_post(&own->aborted, 1);
 }
 
@@ -172,17 +174,24 @@ static zero1_status lost(const zero1__node *node, int32_t peer, const char *what
                          zero1__error *error) {
   zero1__station *station = station_of(node, peer);
   const int32_t rank = node->shape.rank_begin + peer;
+  const int32_t first = node->shape.rank_begin;
   if (zero1__flag_reached(&station_of(node, node->rank)->aborted, 1))
     return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
-  if (zero1__flag_reached(&station->aborted, 1))
-    return zero1__fail(error, ZERO1_ERR_ABORTED, "rank %d aborted: %.*s", rank, REASON_BYTES,
-                       station->reason);
+  for (int32_t i = 0; i < node->shape.size; ++i) /* a process that ends well has closed before */
+    if (zero1__watch_is_dead(node->watch, i) &&
+        !zero1__flag_reached(&station_of(node, i)->closed, 1))
+      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s",
+                         first + i, what);
+  for (int32_t i = 0; i < node->shape.size; ++i) {
+    const zero1__station *other = station_of(node, i);
+    if (zero1__flag_reached(&station_of(node, i)->aborted, 1))
+      return zero1__fail(error, other->reason_status, "rank %d%s %.*s", first + i,
+                         other->reason_status == ZERO1_ERR_ABORTED ? "" : ":", REASON_BYTES,
+                         other->reason);
+  }
   if (zero1__flag_reached(&station->closed, 1))
     return zero1__fail(error, ZERO1_ERR_PEER,
                        "rank %d closed its end while this rank waited for %s", rank, what);
-  if (zero1__watch_is_dead(node->watch, peer))
-    return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s", rank,
-                       what);
   return ZERO1_OK;
 }
 

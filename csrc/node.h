@@ -3,6 +3,7 @@
 #ifndef ZERO1__NODE_H
 #define ZERO1__NODE_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "comm_ops.h"
@@ -42,6 +43,7 @@ typedef struct zero1__node {
   zero1__mapping *mappings;  /* [size] the stations */
   int64_t flag_count;
   uint32_t lane_epoch;
+  atomic_int aborting; /* zero1__node_abort was called */
 } zero1__node;
 
 /** Opens a node of shape->size ranks with flag_count flags each. Collective over the lane. */
@@ -56,14 +58,16 @@ zero1_status zero1__node_open_threads(int32_t size, double timeout_seconds, zero
 /** Tells the peers that this rank is gone, and frees. NULL is fine. */
 void zero1__node_close(zero1__node *node);
 
-/** Tells the peers to stop waiting for this rank. */
-void zero1__node_abort(zero1__node *node, const char *reason);
+/** Tells the peers to stop waiting: they get the status of `why`, and its text after this rank's
+ *  number. The first call counts; callable from any thread. */
+void zero1__node_abort(zero1__node *node, const zero1__error *why);
 
 /** Posts this rank's flag. */
 void zero1__node_post(zero1__node *node, int64_t flag, uint32_t value);
 
 /** Waits for a peer's flag. what: for the error's text, as in "the gradients of bucket".
- *  ZERO1_ERR_PEER, ZERO1_ERR_ABORTED, ZERO1_ERR_TIMEOUT: naming the peer. */
+ *  ZERO1_ERR_PEER, ZERO1_ERR_TIMEOUT: naming the peer; or what a peer has aborted with. A dead peer
+ * ends every wait, one that closed its end those for it alone. */
 zero1_status zero1__node_wait(zero1__node *node, int32_t peer, int64_t flag, uint32_t value,
                               const char *what, zero1__error *error);
 

@@ -143,6 +143,10 @@ static zero1_status create(zero1_optimizer *optimizer, const zero1_config *confi
                                                &optimizer->wider, error);
   }
   if (!status) status = zero1__lane_agree(comm->lane, assemble(optimizer, error), error);
+  if (!status) {
+    optimizer->channel->lanes[0] = optimizer->lane;
+    optimizer->channel->lanes[1] = optimizer->wider;
+  }
   return status;
 }
 
@@ -186,19 +190,12 @@ zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_config *config
 
 /* ---- the end ---- */
 
-static void stop_waiting(zero1_optimizer *optimizer, const char *reason) {
-  optimizer->channel->ops->abort(optimizer->channel, reason);
-  optimizer->lane->comm->ops->lane_abort(optimizer->lane, reason);
-  if (optimizer->wider) optimizer->wider->comm->ops->lane_abort(optimizer->wider, reason);
-}
-
 void zero1_optimizer_abort(zero1_optimizer *optimizer, const char *reason) {
-  zero1__error own;
+  zero1__error why;
   if (zero1__optimizer_enter(optimizer)) return;
-  zero1__error_clear(&own);
-  zero1__fail(&own, ZERO1_ERR_ABORTED, "this rank aborted: %.300s", reason ? reason : "");
-  zero1__channel_fail(optimizer->channel, &own);
-  stop_waiting(optimizer, reason);
+  zero1__error_clear(&why);
+  zero1__fail(&why, ZERO1_ERR_ABORTED, "aborted: %.300s", reason ? reason : "");
+  zero1__channel_fail(optimizer->channel, &why);
 }
 
 void zero1_optimizer_destroy(zero1_optimizer **optimizer) {
@@ -207,7 +204,7 @@ void zero1_optimizer_destroy(zero1_optimizer **optimizer) {
    * be leaving as well. */
   const zero1__schedule *schedule = &(*optimizer)->schedule;
   if (schedule->phase == ZERO1__PHASE_COLLECTING && schedule->launched)
-    stop_waiting(*optimizer, "destroyed in the middle of a step");
+    zero1_optimizer_abort(*optimizer, "destroyed in the middle of a step");
   release(*optimizer);
   *optimizer = NULL;
 }

@@ -68,8 +68,7 @@ static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
                          comm->world_size);
   status = agree(optimizer, status);
   if (!status)
-    status =
-        comm->ops->lane_all_gather(optimizer->lane, &root, roots, sizeof root, &optimizer->error);
+    status = zero1__lane_gather(optimizer->lane, &root, roots, sizeof root, &optimizer->error);
   for (int32_t rank = 1; rank < comm->world_size && !status; ++rank)
     if (roots[rank] != roots[0])
       status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
@@ -150,8 +149,7 @@ zero1_status zero1_optimizer_check_replicas(zero1_optimizer *optimizer, int32_t 
   status = agree(optimizer, status);
   if (!status) {
     const uint64_t mine = hash_params(optimizer);
-    status =
-        comm->ops->lane_all_gather(optimizer->lane, &mine, hashes, sizeof mine, &optimizer->error);
+    status = zero1__lane_gather(optimizer->lane, &mine, hashes, sizeof mine, &optimizer->error);
   }
   const int32_t diverged = status ? -1 : find_diverged(hashes, comm->world_size);
   free(hashes);

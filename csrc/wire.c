@@ -12,7 +12,6 @@
 #define SLEEP_NS 50000
 /* Between two looks at whether the peers still live. */
 #define CARE_NS 20000000
-#define REASON_BYTES 200
 
 zero1__port zero1__port_open(zero1__wire *wire, double timeout_seconds, const zero1__watch *watch) {
   const zero1__port port = {wire, wire->next_port, timeout_seconds, watch, NULL};
@@ -48,19 +47,19 @@ static zero1_status look(const zero1__port *port, zero1__request *requests, int6
 }
 
 /* Whether anything tells that waiting is in vain. */
-static zero1_status care(const zero1__port *port, const zero1__request *requests, int64_t count,
-                         const char *what, zero1__error *error) {
-  char reason[REASON_BYTES];
+static zero1_status care(const zero1__port *port, const char *what, zero1__error *error) {
+  zero1__error why;
   if (port->stop && atomic_load(port->stop))
     return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
+  for (int32_t i = 0; i < port->wire->world_size; ++i)
+    if (zero1__watch_is_dead(port->watch, i))
+      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s", i,
+                         what);
   const int32_t aborted =
-      port->wire->ops->aborted(port->wire, tag_of(port, ZERO1__TAG_ABORT), reason, sizeof reason);
+      port->wire->ops->aborted(port->wire, tag_of(port, ZERO1__TAG_ABORT), &why);
   if (aborted >= 0)
-    return zero1__fail(error, ZERO1_ERR_ABORTED, "rank %d aborted: %s", aborted, reason);
-  for (int64_t i = 0; i < count; ++i)
-    if (requests[i].active && zero1__watch_is_dead(port->watch, requests[i].peer))
-      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s",
-                         requests[i].peer, what);
+    return zero1__fail(error, why.status, "rank %d%s %.350s", aborted,
+                       why.status == ZERO1_ERR_ABORTED ? "" : ":", why.text);
   return ZERO1_OK;
 }
 
@@ -92,7 +91,7 @@ zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests,
     if (!progress_ns) progress_ns = care_ns = now;
     if (now - care_ns > CARE_NS) {
       care_ns = now;
-      status = care(port, requests, count, what, error);
+      status = care(port, what, error);
       if (status) return status;
     }
     if (now - progress_ns > patience_ns) return timed_out(port, requests, count, what, error);
@@ -110,15 +109,16 @@ int zero1__port_cancel(const zero1__port *port, zero1__request *requests, int64_
   return safe;
 }
 
-void zero1__port_abort(const zero1__port *port, const char *reason) {
+void zero1__port_abort(const zero1__port *port, const zero1__error *why) {
   if (port->stop) atomic_store(port->stop, 1);
-  port->wire->ops->abort(port->wire, tag_of(port, ZERO1__TAG_ABORT), reason ? reason : "");
+  port->wire->ops->abort(port->wire, tag_of(port, ZERO1__TAG_ABORT), why);
 }
 
 /* Round k, with have = 2^k pieces, 5 ranks: rank r sends its first min(have, 5 - have) pieces to
  * r - have and appends what r + have sends. In the end piece i is that of rank r + i. */
 zero1_status zero1__port_all_gather(const zero1__port *port, const void *in, void *gathered,
-                                    void *scratch, size_t bytes, zero1__error *error) {
+                                    void *scratch, size_t bytes, int32_t *abandoned,
+                                    zero1__error *error) {
   const int32_t world = port->wire->world_size, rank = port->wire->rank;
   char *pieces = scratch;
   memcpy(pieces, in, bytes);
@@ -133,7 +133,7 @@ zero1_status zero1__port_all_gather(const zero1__port *port, const void *in, voi
                                 ZERO1__TAG_LANE, &requests[1], error);
     if (!status) status = zero1__port_wait(port, requests, 2, "an agreement", error);
     if (status) {
-      zero1__port_cancel(port, requests, 2);
+      if (!zero1__port_cancel(port, requests, 2)) *abandoned = 1;
       return status;
     }
   }

@@ -31,10 +31,10 @@ typedef struct zero1__wire_ops {
   zero1_status (*test)(zero1__wire *wire, zero1__request *request, zero1__error *error);
   /** Gives a request up; 1: its memory is free, 0: the carrier may still touch it. */
   int (*cancel)(zero1__wire *wire, zero1__request *request);
-  /** Sends every peer `reason` under `tag`, best effort; returns at once. */
-  void (*abort)(zero1__wire *wire, int32_t tag, const char *reason);
-  /** A rank that has sent such a reason, or -1. reason: [reason_bytes]. */
-  int32_t (*aborted)(zero1__wire *wire, int32_t tag, char *reason, size_t reason_bytes);
+  /** Sends every peer `why` under `tag`, best effort; returns at once. */
+  void (*abort)(zero1__wire *wire, int32_t tag, const zero1__error *why);
+  /** A rank that has sent it, or -1. */
+  int32_t (*aborted)(zero1__wire *wire, int32_t tag, zero1__error *why);
   void (*destroy)(zero1__wire *wire);
 } zero1__wire_ops;
 
@@ -81,12 +81,14 @@ zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests,
 /** Gives up [count] requests; 0: some memory must never be freed. */
 int zero1__port_cancel(const zero1__port *port, zero1__request *requests, int64_t count);
 
-void zero1__port_abort(const zero1__port *port, const char *reason);
+void zero1__port_abort(const zero1__port *port, const zero1__error *why);
 
 /** All-gather of small buffers in log2(world_size) rounds: Bruck et al., IEEE TPDS 8(11), 1997.
- *  [out] gathered [world_size * bytes]; scratch [world_size * bytes]. */
+ *  [out] gathered [world_size * bytes]; scratch [world_size * bytes]
+ *  [out] abandoned  set to 1 where the carrier may still touch `scratch` after a failure. */
 zero1_status zero1__port_all_gather(const zero1__port *port, const void *in, void *gathered,
-                                    void *scratch, size_t bytes, zero1__error *error);
+                                    void *scratch, size_t bytes, int32_t *abandoned,
+                                    zero1__error *error);
 
 /** Carriers. hub: one per set of threads, made by zero1__hub_create. */
 typedef struct zero1__hub zero1__hub;

@@ -60,13 +60,14 @@ typedef struct wire_lane {
   zero1__lane base;
   zero1__port port;
   atomic_int stop;
+  int32_t abandoned;        /* the carrier may still touch the scratch: it is never freed */
   char *gathered, *scratch; /* [world_size * LANE_BYTES] */
 } wire_lane;
 
 void zero1__wire_lane_close(zero1__lane *base) {
   wire_lane *lane = (wire_lane *)base;
   free(lane->gathered);
-  free(lane->scratch);
+  if (!lane->abandoned) free(lane->scratch);
   zero1__lane_end(base);
   free(lane);
 }
@@ -111,8 +112,9 @@ zero1_status zero1__wire_lane_all_gather(zero1__lane *base, const void *in, void
   const int32_t world = base->comm->world_size;
   for (size_t begin = 0; begin < bytes; begin += LANE_BYTES) {
     const size_t piece = bytes - begin < LANE_BYTES ? bytes - begin : LANE_BYTES;
-    const zero1_status status = zero1__port_all_gather(&lane->port, (const char *)in + begin,
-                                                       lane->gathered, lane->scratch, piece, error);
+    const zero1_status status =
+        zero1__port_all_gather(&lane->port, (const char *)in + begin, lane->gathered, lane->scratch,
+                               piece, &lane->abandoned, error);
     if (status) return status;
     for (int32_t i = 0; i < world; ++i)
       memcpy((char *)out + (size_t)i * bytes + begin, lane->gathered + (size_t)i * piece, piece);
@@ -120,8 +122,8 @@ zero1_status zero1__wire_lane_all_gather(zero1__lane *base, const void *in, void
   return ZERO1_OK;
 }
 
-void zero1__wire_lane_abort(zero1__lane *lane, const char *reason) {
-  zero1__port_abort(&((wire_lane *)lane)->port, reason);
+void zero1__wire_lane_abort(zero1__lane *lane, const zero1__error *why) {
+  zero1__port_abort(&((wire_lane *)lane)->port, why);
 }
 
 /* ---- channels ---- */

@@ -36,7 +36,7 @@ zero1_status zero1__wire_lane_open(zero1_comm *comm, double timeout_seconds, zer
 void zero1__wire_lane_close(zero1__lane *lane);
 zero1_status zero1__wire_lane_all_gather(zero1__lane *lane, const void *in, void *out, size_t bytes,
                                          zero1__error *error);
-void zero1__wire_lane_abort(zero1__lane *lane, const char *reason);
+void zero1__wire_lane_abort(zero1__lane *lane, const zero1__error *why);
 
 extern const zero1__comm_ops zero1__exchange_ops;
 extern const zero1__comm_ops zero1__hierarchical_ops;

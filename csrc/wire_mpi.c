@@ -2,17 +2,23 @@
 #include "wire_mpi.h"
 
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define REASON_BYTES 200
 
+/* What an aborting rank sends. */
+typedef struct notice {
+  int32_t status;
+  char text[REASON_BYTES];
+} notice;
+
 typedef struct mpi_wire {
   zero1__wire base;
   MPI_Comm mpi;
-  int given_up; /* a request never completed: MPI may still touch its memory */
-  char reason[REASON_BYTES];
+  atomic_int given_up; /* a request never completed: MPI may still touch its memory */
 } mpi_wire;
 
 _Static_assert(sizeof(MPI_Request) <= sizeof(uint64_t[2]), "a zero1__request holds an MPI_Request");
@@ -89,29 +95,38 @@ static int mpi_cancel(zero1__wire *wire, zero1__request *request) {
   return 0;
 }
 
-static void mpi_abort(zero1__wire *wire, int32_t tag, const char *reason) {
+/* A notice that has not left at once is MPI's for good: a peer may be dead. */
+static void mpi_abort(zero1__wire *wire, int32_t tag, const zero1__error *why) {
   mpi_wire *self = self_of(wire);
-  if (self->given_up) return;
-  snprintf(self->reason, sizeof self->reason, "%s", reason);
+  notice *mine = calloc(1, sizeof *mine);
+  int all_sent = 1;
+  if (!mine) return; /* the peers then have the timeout */
+  mine->status = why->status;
+  snprintf(mine->text, sizeof mine->text, "%.*s", REASON_BYTES - 1, why->text);
   for (int32_t peer = 0; peer < wire->world_size; ++peer) {
     MPI_Request mpi;
-    if (peer == wire->rank) continue;
-    if (!MPI_Isend(self->reason, REASON_BYTES, MPI_BYTE, peer, tag, self->mpi, &mpi))
-      MPI_Request_free(&mpi); /* small: it leaves at once */
+    int sent = 0;
+    if (peer == wire->rank || MPI_Isend(mine, sizeof *mine, MPI_BYTE, peer, tag, self->mpi, &mpi))
+      continue;
+    MPI_Test(&mpi, &sent, MPI_STATUS_IGNORE);
+    if (!sent) MPI_Request_free(&mpi);
+    all_sent &= sent;
   }
+  if (all_sent) free(mine);
 }
 
-static int32_t mpi_aborted(zero1__wire *wire, int32_t tag, char *reason, size_t reason_bytes) {
+static int32_t mpi_aborted(zero1__wire *wire, int32_t tag, zero1__error *why) {
   mpi_wire *self = self_of(wire);
   MPI_Status status;
   int found = 0;
-  char text[REASON_BYTES] = "";
-  if (self->given_up) return -1;
+  notice theirs = {0};
   if (MPI_Iprobe(MPI_ANY_SOURCE, tag, self->mpi, &found, &status) || !found) return -1;
-  if (MPI_Recv(text, REASON_BYTES, MPI_BYTE, status.MPI_SOURCE, tag, self->mpi, MPI_STATUS_IGNORE))
+  if (MPI_Recv(&theirs, sizeof theirs, MPI_BYTE, status.MPI_SOURCE, tag, self->mpi,
+               MPI_STATUS_IGNORE))
     return -1;
-  text[REASON_BYTES - 1] = 0;
-  snprintf(reason, reason_bytes, "%s", text);
+  theirs.text[REASON_BYTES - 1] = 0;
+  why->status = theirs.status;
+  snprintf(why->text, sizeof why->text, "%s", theirs.text);
   return status.MPI_SOURCE;
 }
 

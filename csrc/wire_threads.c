@@ -1,12 +1,9 @@
 /* A wire of memory, for ranks that are threads of one process: whoever comes second copies. */
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "wire.h"
-
-#define REASON_BYTES 200
 
 /* One side of a message, waiting for the other. */
 typedef struct message {
@@ -19,7 +16,7 @@ typedef struct message {
 typedef struct notice {
   struct notice *next;
   int32_t from, tag;
-  char reason[REASON_BYTES];
+  zero1__error why;
 } notice;
 
 struct zero1__hub {
@@ -27,6 +24,7 @@ struct zero1__hub {
   int32_t users, world_size;
   message *first, **last; /* in the order of posting */
   notice *notices;
+  notice last_resort; /* where there was no memory for one: for all tags; from -1: none */
 };
 
 typedef struct threads_wire {
@@ -46,6 +44,7 @@ zero1_status zero1__hub_create(int32_t world_size, zero1__hub **out, zero1__erro
   hub->users = 1;
   hub->world_size = world_size;
   hub->last = &hub->first;
+  hub->last_resort.from = -1;
   return ZERO1_OK;
 }
 
@@ -153,27 +152,33 @@ static int threads_cancel(zero1__wire *wire, zero1__request *request) {
   return 1;
 }
 
-static void threads_abort(zero1__wire *wire, int32_t tag, const char *reason) {
+static void threads_abort(zero1__wire *wire, int32_t tag, const zero1__error *why) {
   zero1__hub *hub = hub_of(wire);
   notice *mine = calloc(1, sizeof *mine);
-  if (!mine) return; /* the peers then have the timeout */
-  mine->from = wire->rank;
-  mine->tag = tag;
-  snprintf(mine->reason, sizeof mine->reason, "%s", reason);
+  const notice filled = {.from = wire->rank, .tag = tag, .why = *why};
   pthread_mutex_lock(&hub->mutex);
-  mine->next = hub->notices;
-  hub->notices = mine;
+  if (mine) {
+    *mine = filled;
+    mine->next = hub->notices;
+    hub->notices = mine;
+  } else if (hub->last_resort.from < 0) {
+    hub->last_resort = filled;
+  }
   pthread_mutex_unlock(&hub->mutex);
 }
 
-static int32_t threads_aborted(zero1__wire *wire, int32_t tag, char *reason, size_t reason_bytes) {
+static int32_t threads_aborted(zero1__wire *wire, int32_t tag, zero1__error *why) {
   zero1__hub *hub = hub_of(wire);
   int32_t from = -1;
   pthread_mutex_lock(&hub->mutex);
   for (const notice *now = hub->notices; now && from < 0; now = now->next) {
     if (now->tag != tag || now->from == wire->rank) continue;
     from = now->from;
-    snprintf(reason, reason_bytes, "%s", now->reason);
+    *why = now->why;
+  }
+  if (from < 0 && hub->last_resort.from >= 0 && hub->last_resort.from != wire->rank) {
+    from = hub->last_resort.from;
+    *why = hub->last_resort.why;
   }
   pthread_mutex_unlock(&hub->mutex);
   return from;
