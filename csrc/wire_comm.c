@@ -97,8 +97,9 @@ static zero1_status lane_open(zero1_comm *comm, double timeout_seconds, zero1__l
 /* The comm's own first lane has none to agree over: its maker does. */
 zero1_status zero1__wire_lane_open(zero1_comm *comm, double timeout_seconds, zero1__lane **out,
                                    zero1__error *error) {
+  zero1__lane *over = comm->lane; /* before *out is set, which may be comm->lane itself */
   zero1_status status = lane_open(comm, timeout_seconds, out, error);
-  if (comm->lane) status = zero1__lane_agree(comm->lane, status, error);
+  if (over) status = zero1__lane_agree(over, status, error);
   if (status && *out) {
     zero1__wire_lane_close(*out);
     *out = NULL;
