@@ -1,0 +1,413 @@
+/* A training run without a model: given a comm and a case, it trains on made-up gradients and
+ * collects every bit that came out of it, to be compared with another run's.
+ *
+ * Gradients are small integers, so that their sum is exact in any order, and bf16 holds each of
+ * them: rank r's is h(r, step, param, element), and the last rank's is what makes the sum
+ * G(step, param, element), whatever the number of ranks. */
+#ifndef ZERO1_TESTS_TRAINER_H
+#define ZERO1_TESTS_TRAINER_H
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "random.h"
+#include "zero1/zero1.h"
+
+enum { TRAINER_STEPS = 24, TRAINER_PARAMS = 16 };
+
+typedef struct trainer_param {
+  int64_t numel;
+  int32_t group;
+  uint32_t flags;
+} trainer_param;
+
+enum { TRAINER_FORWARD, TRAINER_BACKWARD, TRAINER_RANDOM }; /* in which gradients become ready */
+
+typedef struct trainer_case {
+  /* what decides the result */
+  const trainer_param *params;
+  int32_t param_count;
+  const zero1_group *groups;
+  int32_t group_count;
+  int32_t param_dtype, grad_dtype;
+  int32_t steps;
+  int32_t guard;
+  int32_t absences; /* 1: some gradients are absent in some steps, on all ranks or on some */
+  int32_t schedule; /* 1: lr changes from step to step */
+  double grad_scale, max_grad_norm;
+  /* what must not */
+  int64_t bucket_numel;
+  int32_t reduce_group, threads, share_params, overlap;
+  int32_t order;        /* TRAINER_; random: another one on each rank */
+  int32_t microbatches; /* 1 or 3 */
+  int32_t split;        /* 1: reduce_grads, info, then step */
+  int32_t root;         /* of sync_params */
+} trainer_case;
+
+typedef struct trainer trainer;
+
+/** May change a gradient of this rank before it is ready. */
+typedef void (*trainer_spoil_fn)(trainer *self, int64_t param, void *grad);
+
+struct trainer {
+  const trainer_case *what;
+  int32_t rank, world_size;
+  zero1_optimizer *optimizer;
+  random_state random; /* other on each rank */
+  trainer_spoil_fn spoil;
+  void *context; /* of spoil */
+};
+
+/* Everything as bits, parameters one after the other in the order of registration. */
+typedef struct trainer_result {
+  int64_t numel;
+  uint32_t *params, *master_param, *exp_avg, *exp_avg_sq; /* [numel]; state: owned elements alone */
+  uint8_t *owned;                                         /* [numel] times owned by this rank */
+  uint64_t params_hash[TRAINER_STEPS];                    /* after each step */
+  double grad_norm[TRAINER_STEPS], clip_coef[TRAINER_STEPS];
+  int32_t steps, clipped;
+} trainer_result;
+
+/* ---- numbers ---- */
+
+static inline uint64_t trainer_scatter(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+  random_state random = {a * 0x9e3779b97f4a7c15u ^ b * 0xc2b2ae3d27d4eb4fu ^
+                         c * 0x165667b19e3779f9u ^ d * 0x27d4eb2f165667c5u};
+  return random_bits(&random);
+}
+
+/* A whole number between -bound and bound. */
+static inline int32_t trainer_whole(uint64_t bits, int32_t bound) {
+  return (int32_t)(bits >> 33) % (2 * bound + 1) - bound;
+}
+
+enum { TRAINER_PRESENT, TRAINER_ABSENT, TRAINER_ON_LAST_RANK };
+
+static inline int trainer_absence(const trainer_case *what, int32_t step, int64_t param) {
+  const uint64_t roll = trainer_scatter(7, (uint64_t)step, (uint64_t)param, 0) >> 40;
+  if (!what->absences || roll % 5 > 1) return TRAINER_PRESENT;
+  return roll % 5 ? TRAINER_ABSENT : TRAINER_ON_LAST_RANK;
+}
+
+/* The sum over ranks; large in some steps, small in others. */
+static inline int32_t trainer_sum(int32_t step, int64_t param, int64_t element) {
+  static const int32_t bounds[] = {3, 100, 10, 50, 1};
+  return trainer_whole(trainer_scatter(1, (uint64_t)step, (uint64_t)param, (uint64_t)element),
+                       bounds[step % 5]);
+}
+
+static inline int32_t trainer_grad(const trainer_case *what, int32_t world_size, int32_t rank,
+                                   int32_t step, int64_t param, int64_t element) {
+  const int others = trainer_absence(what, step, param) != TRAINER_ON_LAST_RANK;
+  int32_t last = trainer_sum(step, param, element);
+  for (int32_t r = 0; others && r + 1 < world_size; ++r) {
+    const int32_t grad = trainer_whole(
+        trainer_scatter((uint64_t)r + 2, (uint64_t)step, (uint64_t)param, (uint64_t)element), 8);
+    if (r == rank) return grad;
+    last -= grad;
+  }
+  return rank + 1 == world_size ? last : 0;
+}
+
+/* ---- memory of either dtype ---- */
+
+static inline uint32_t trainer_load_bits(const void *tensor, int32_t dtype, int64_t at) {
+  if (dtype == ZERO1_DTYPE_BF16) return (uint32_t)((const uint16_t *)tensor)[at] << 16;
+  return ((const uint32_t *)tensor)[at];
+}
+
+static inline float trainer_load(const void *tensor, int32_t dtype, int64_t at) {
+  return random_from_bits(trainer_load_bits(tensor, dtype, at));
+}
+
+/* bf16: cuts; the values of these tests fit. */
+static inline void trainer_store(void *tensor, int32_t dtype, int64_t at, float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  if (dtype == ZERO1_DTYPE_BF16)
+    ((uint16_t *)tensor)[at] = (uint16_t)(bits >> 16);
+  else
+    ((uint32_t *)tensor)[at] = bits;
+}
+
+/* ---- life ---- */
+
+static inline zero1_config trainer_config(const trainer_case *what) {
+  zero1_config config;
+  CHECK_STATUS(zero1_config_init(&config, sizeof config), ZERO1_OK);
+  config.param_dtype = what->param_dtype;
+  config.grad_dtype = what->grad_dtype;
+  config.share_params = what->share_params;
+  config.bucket_numel = what->bucket_numel;
+  config.reduce_group = what->reduce_group;
+  config.threads = what->threads;
+  config.overlap = what->overlap;
+  config.guard = what->guard;
+  config.grad_scale = what->grad_scale;
+  config.max_grad_norm = what->max_grad_norm;
+  config.groups = what->groups;
+  config.group_count = what->group_count;
+  config.timeout_seconds = 60;
+  return config;
+}
+
+static inline zero1_status trainer_try_create(trainer *self, const trainer_case *what,
+                                              zero1_comm *comm, const zero1_config *config) {
+  zero1_param_spec specs[TRAINER_PARAMS] = {0};
+  char names[TRAINER_PARAMS][8];
+  CHECK(what->param_count <= TRAINER_PARAMS && what->steps <= TRAINER_STEPS);
+  for (int32_t i = 0; i < what->param_count; ++i) {
+    snprintf(names[i], sizeof names[i], "p%d", i);
+    specs[i].name = names[i];
+    specs[i].shape = &what->params[i].numel;
+    specs[i].ndim = 1;
+    specs[i].group = what->params[i].group;
+    specs[i].flags = what->params[i].flags;
+  }
+  *self = (trainer){.what = what,
+                    .rank = zero1_comm_rank(comm),
+                    .world_size = zero1_comm_world_size(comm),
+                    .random = {(uint64_t)zero1_comm_rank(comm)}};
+  return zero1_optimizer_create(comm, config, specs, sizeof *specs, what->param_count,
+                                &self->optimizer);
+}
+
+/* The root writes the initial values; elsewhere, where memory is not shared, stands something else
+ * before they are given to everyone. */
+static inline void trainer_begin(trainer *self, const trainer_case *what, zero1_comm *comm) {
+  const zero1_config config = trainer_config(what);
+  CHECK_STATUS(trainer_try_create(self, what, comm, &config), ZERO1_OK);
+  const int own_memory = !what->share_params || zero1_comm_ranks_per_node(comm) == 1;
+  for (int32_t i = 0; i < what->param_count; ++i) {
+    random_state random = {(uint64_t)i + 100};
+    void *param;
+    CHECK_STATUS(zero1_optimizer_param(self->optimizer, i, &param), ZERO1_OK);
+    for (int64_t e = 0; e < what->params[i].numel; ++e) {
+      const float value = random_unit(&random);
+      if (self->rank == what->root || own_memory)
+        trainer_store(param, what->param_dtype, e, self->rank == what->root ? value : 3.0f);
+    }
+  }
+  CHECK_STATUS(zero1_optimizer_sync_params(self->optimizer, what->root), ZERO1_OK);
+}
+
+static inline void trainer_end(trainer *self) {
+  zero1_optimizer_destroy(&self->optimizer);
+  CHECK(!self->optimizer);
+}
+
+/* ---- a step ---- */
+
+static inline int trainer_is_frozen(const trainer *self, int64_t param) {
+  return (self->what->params[param].flags & ZERO1_PARAM_FROZEN) != 0;
+}
+
+/* Microbatch 0 writes, the others add; together they make the gradient: (g - a) + (a - b) + b. */
+static inline void trainer_add_microbatch(trainer *self, int32_t step, int64_t param,
+                                          int32_t microbatch) {
+  const trainer_case *what = self->what;
+  const int32_t last = what->microbatches - 1;
+  void *grad;
+  if (!microbatch)
+    CHECK_STATUS(zero1_optimizer_wait_grad(self->optimizer, param, ZERO1_STREAM_DEFAULT), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_grad(self->optimizer, param, &grad), ZERO1_OK);
+  for (int64_t e = 0; e < what->params[param].numel; ++e) {
+    const int32_t whole = trainer_grad(what, self->world_size, self->rank, step, param, e);
+    const int32_t part = microbatch < last ? (int32_t)((e + microbatch) % 9) : 0;
+    const int32_t before = microbatch > 0 ? (int32_t)((e + microbatch - 1) % 9) : 0;
+    const float old = microbatch ? trainer_load(grad, what->grad_dtype, e) : (float)whole;
+    trainer_store(grad, what->grad_dtype, e, old - (float)part + (float)before);
+  }
+  if (microbatch == last && self->spoil) self->spoil(self, param, grad);
+}
+
+static inline void trainer_mark(trainer *self, int32_t step, int64_t param) {
+  const int absence = trainer_absence(self->what, step, param);
+  const int present = absence == TRAINER_PRESENT ||
+                      (absence == TRAINER_ON_LAST_RANK && self->rank + 1 == self->world_size);
+  if (present) {
+    trainer_add_microbatch(self, step, param, self->what->microbatches - 1);
+    CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, param, ZERO1_STREAM_DEFAULT),
+                 ZERO1_OK);
+  } else {
+    CHECK_STATUS(zero1_optimizer_wait_grad(self->optimizer, param, ZERO1_STREAM_DEFAULT), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_grad_absent(self->optimizer, param, ZERO1_STREAM_DEFAULT),
+                 ZERO1_OK);
+  }
+}
+
+/* Parameter that becomes ready at `position`. */
+static inline void trainer_order(trainer *self, int64_t *order) {
+  const int32_t count = self->what->param_count;
+  for (int32_t i = 0; i < count; ++i)
+    order[i] = self->what->order == TRAINER_BACKWARD ? count - 1 - i : i;
+  for (int32_t i = count - 1; i > 0 && self->what->order == TRAINER_RANDOM; --i) {
+    const int32_t j = (int32_t)(random_bits(&self->random) % (uint64_t)(i + 1));
+    const int64_t kept = order[i];
+    order[i] = order[j];
+    order[j] = kept;
+  }
+}
+
+static inline void trainer_backward(trainer *self, int32_t step) {
+  int64_t order[TRAINER_PARAMS];
+  for (int32_t microbatch = 0; microbatch + 1 < self->what->microbatches; ++microbatch)
+    for (int32_t i = 0; i < self->what->param_count; ++i)
+      if (!trainer_is_frozen(self, i)) trainer_add_microbatch(self, step, i, microbatch);
+  trainer_order(self, order);
+  for (int32_t i = 0; i < self->what->param_count; ++i)
+    if (!trainer_is_frozen(self, order[i])) trainer_mark(self, step, order[i]);
+}
+
+static inline zero1_info trainer_info(trainer *self) {
+  zero1_info info;
+  CHECK_STATUS(zero1_optimizer_info(self->optimizer, &info, sizeof info), ZERO1_OK);
+  return info;
+}
+
+/* What forward would do: waits for each parameter and reads it. */
+static inline uint64_t trainer_forward(trainer *self) {
+  const trainer_case *what = self->what;
+  uint64_t hash = 0;
+  for (int32_t i = 0; i < what->param_count; ++i) {
+    void *param;
+    CHECK_STATUS(zero1_optimizer_wait_param(self->optimizer, i, ZERO1_STREAM_DEFAULT), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_param(self->optimizer, i, &param), ZERO1_OK);
+    for (int64_t e = 0; e < what->params[i].numel; ++e)
+      hash = trainer_scatter(hash, trainer_load_bits(param, what->param_dtype, e), 0, 0);
+  }
+  return hash;
+}
+
+static inline void trainer_set_lr(trainer *self, int32_t step) {
+  static const double lrs[] = {0.01, 0.02, 0.005};
+  if (self->what->schedule)
+    CHECK_STATUS(zero1_optimizer_set_lr(self->optimizer, 0, lrs[step % 3]), ZERO1_OK);
+}
+
+/* Step number `step`, the first is 0; returns the hash of the parameters after it. */
+static inline uint64_t trainer_step(trainer *self, int32_t step, zero1_info *info) {
+  trainer_set_lr(self, step);
+  trainer_backward(self, step);
+  if (self->what->split) {
+    CHECK_STATUS(zero1_optimizer_reduce_grads(self->optimizer), ZERO1_OK);
+    CHECK_EQ(trainer_info(self).attempts, step);
+  }
+  CHECK_STATUS(zero1_optimizer_step(self->optimizer), ZERO1_OK);
+  const uint64_t hash = trainer_forward(self);
+  *info = trainer_info(self);
+  return hash;
+}
+
+/* ---- results ---- */
+
+static inline trainer_result trainer_result_make(const trainer_case *what) {
+  trainer_result result = {.steps = what->steps};
+  for (int32_t i = 0; i < what->param_count; ++i) result.numel += what->params[i].numel;
+  const size_t count = (size_t)result.numel + 1;
+  result.params = (uint32_t *)calloc(count, sizeof *result.params);
+  result.master_param = (uint32_t *)calloc(count, sizeof *result.master_param);
+  result.exp_avg = (uint32_t *)calloc(count, sizeof *result.exp_avg);
+  result.exp_avg_sq = (uint32_t *)calloc(count, sizeof *result.exp_avg_sq);
+  result.owned = (uint8_t *)calloc(count, 1);
+  CHECK(result.params && result.master_param && result.exp_avg && result.exp_avg_sq &&
+        result.owned);
+  return result;
+}
+
+static inline void trainer_result_free(trainer_result *result) {
+  free(result->params);
+  free(result->master_param);
+  free(result->exp_avg);
+  free(result->exp_avg_sq);
+  free(result->owned);
+  memset(result, 0, sizeof *result);
+}
+
+static inline int64_t trainer_offset(const trainer_case *what, int64_t param) {
+  int64_t offset = 0;
+  for (int64_t i = 0; i < param; ++i) offset += what->params[i].numel;
+  return offset;
+}
+
+static inline void trainer_collect(trainer *self, trainer_result *result) {
+  const trainer_case *what = self->what;
+  int64_t count;
+  CHECK_STATUS(zero1_optimizer_wait_params(self->optimizer, ZERO1_STREAM_DEFAULT), ZERO1_OK);
+  for (int32_t i = 0; i < what->param_count; ++i) {
+    void *param;
+    CHECK_STATUS(zero1_optimizer_param(self->optimizer, i, &param), ZERO1_OK);
+    for (int64_t e = 0; e < what->params[i].numel; ++e)
+      result->params[trainer_offset(what, i) + e] = trainer_load_bits(param, what->param_dtype, e);
+  }
+  memset(result->owned, 0, (size_t)result->numel);
+  CHECK_STATUS(zero1_optimizer_owned_count(self->optimizer, &count), ZERO1_OK);
+  for (int64_t i = 0; i < count; ++i) {
+    zero1_owned owned;
+    CHECK_STATUS(zero1_optimizer_owned(self->optimizer, i, 1, &owned, sizeof owned), ZERO1_OK);
+    CHECK(owned.begin < owned.end);
+    const int64_t at = trainer_offset(what, owned.param) + owned.begin;
+    const size_t numel = (size_t)(owned.end - owned.begin);
+    memcpy(result->master_param + at, owned.master_param, numel * 4);
+    memcpy(result->exp_avg + at, owned.exp_avg, numel * 4);
+    memcpy(result->exp_avg_sq + at, owned.exp_avg_sq, numel * 4);
+    for (size_t e = 0; e < numel; ++e) result->owned[at + (int64_t)e] += 1;
+  }
+}
+
+/* All of a case on one comm. */
+static inline void trainer_run(zero1_comm *comm, const trainer_case *what, trainer_result *result) {
+  trainer self;
+  trainer_begin(&self, what, comm);
+  *result = trainer_result_make(what);
+  for (int32_t step = 0; step < what->steps; ++step) {
+    zero1_info info;
+    result->params_hash[step] = trainer_step(&self, step, &info);
+    result->grad_norm[step] = info.grad_norm;
+    result->clip_coef[step] = info.clip_coef;
+    result->clipped += info.clip_coef < 1;
+    CHECK_EQ(info.skipped, 0);
+    CHECK_EQ(info.count, step + 1);
+  }
+  trainer_collect(&self, result);
+  trainer_end(&self);
+}
+
+/* The same case unsharded: one rank, one bucket, one thread, nothing overlapped. */
+static inline void trainer_run_alone(const trainer_case *what, trainer_result *result) {
+  trainer_case alone = *what;
+  zero1_comm *comm;
+  alone.bucket_numel = (int64_t)1 << 40;
+  alone.threads = 1;
+  alone.reduce_group = alone.overlap = alone.split = alone.root = 0;
+  alone.order = TRAINER_BACKWARD;
+  alone.microbatches = 1;
+  CHECK_STATUS(zero1_comm_create_self(NULL, &comm), ZERO1_OK);
+  trainer_run(comm, &alone, result);
+  zero1_comm_destroy(&comm);
+}
+
+/* What differs first between a rank's result and the reference; NULL: nothing. */
+static inline const char *trainer_difference(const trainer_result *mine,
+                                             const trainer_result *reference, int64_t *where) {
+  for (int32_t step = 0; step < reference->steps; ++step) {
+    *where = step;
+    if (memcmp(&mine->grad_norm[step], &reference->grad_norm[step], sizeof(double)))
+      return "grad_norm of a step";
+    if (memcmp(&mine->clip_coef[step], &reference->clip_coef[step], sizeof(double)))
+      return "clip_coef of a step";
+    if (mine->params_hash[step] != reference->params_hash[step]) return "parameters after a step";
+  }
+  for (int64_t e = 0; e < reference->numel; ++e) {
+    *where = e;
+    if (mine->params[e] != reference->params[e]) return "param";
+    if (!mine->owned[e]) continue;
+    if (mine->master_param[e] != reference->master_param[e]) return "master_param";
+    if (mine->exp_avg[e] != reference->exp_avg[e]) return "exp_avg";
+    if (mine->exp_avg_sq[e] != reference->exp_avg_sq[e]) return "exp_avg_sq";
+  }
+  return NULL;
+}
+
+#endif
