@@ -80,6 +80,7 @@ static zero1_status agree_records(zero1__schedule *schedule, const agree_args *a
   zero1_status status = gather(schedule, schedule->lane, &mine, records, sizeof mine);
   if (status) return status;
   zero1__agreed_check(records, count, outcome);
+  if (outcome->out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
   if (schedule->wider) {
     zero1__record wider = mine;
     if (outcome->error.status && !wider.status) { /* the others are to skip as well */

@@ -37,11 +37,12 @@ static void fail(zero1__outcome *outcome) {
 
 void zero1__agreed_check(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
   for (int32_t i = 1; i < count && !outcome->error.status; ++i) {
-    if (records[i].epoch != records[0].epoch || records[i].came_to != records[0].came_to)
-      zero1__fail(&outcome->error, ZERO1_ERR_MISMATCH,
-                  "rank 0 called %s (attempt %u) and rank %d called %s (attempt %u)",
-                  came_to_text(records[0].came_to), records[0].epoch, i,
-                  came_to_text(records[i].came_to), records[i].epoch);
+    if (records[i].epoch == records[0].epoch && records[i].came_to == records[0].came_to) continue;
+    outcome->out_of_step = 1;
+    zero1__fail(&outcome->error, ZERO1_ERR_MISMATCH,
+                "rank 0 called %s (attempt %u) and rank %d called %s (attempt %u)",
+                came_to_text(records[0].came_to), records[0].epoch, i,
+                came_to_text(records[i].came_to), records[i].epoch);
   }
   for (int32_t i = 0; i < count && !outcome->error.status; ++i)
     if (records[i].status)

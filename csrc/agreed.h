@@ -43,7 +43,8 @@ typedef struct zero1__outcome {
   int32_t skip, skip_reason;
   int64_t nonfinite_numel, bad_param;
   int32_t bad_rank;
-  int32_t any_absent; /* some rank has absent gradients */
+  int32_t any_absent;  /* some rank has absent gradients */
+  int32_t out_of_step; /* the ranks came for different things: they cannot go on together */
 } zero1__outcome;
 
 /** Whether the ranks came for the same thing with the same groups. `records`: one per rank, in

@@ -9,6 +9,14 @@ static zero1_status all_gather(zero1__lane *lane, const void *in, void *out, siz
   if (result)
     return zero1__fail(error, ZERO1_ERR_COMM, "the caller's all-gather of %zu bytes returned %d",
                        bytes, result);
+  /* Ranks that are not who they say, or a gather that gathers nothing, would be hard to find later.
+   */
+  const int32_t rank = lane->comm->rank;
+  const char *own = (const char *)out + (size_t)rank * bytes;
+  if (rank >= 0 && rank < lane->comm->world_size && bytes && memcmp(own, in, bytes))
+    return zero1__fail(error, ZERO1_ERR_COMM,
+                       "the caller's all-gather did not put the bytes of rank %d at their place",
+                       rank);
   return ZERO1_OK;
 }
 
@@ -20,18 +28,22 @@ zero1_status zero1__bootstrap_begin(zero1__bootstrap *bootstrap, int32_t rank, i
   memset(bootstrap, 0, sizeof *bootstrap);
   if (world_size < 1)
     return zero1__fail(error, ZERO1_ERR_INVALID, "world_size is %d, less than 1", world_size);
-  if (rank < 0 || rank >= world_size)
-    return zero1__fail(error, ZERO1_ERR_INVALID, "rank is %d, not in [0, %d)", rank, world_size);
   if (!allgather) return zero1__fail(error, ZERO1_ERR_INVALID, "allgather is NULL");
   bootstrap->comm.ops = &bootstrap_ops;
   bootstrap->comm.rank = rank;
   bootstrap->comm.world_size = world_size;
   bootstrap->allgather = allgather;
   bootstrap->context = context;
-  if ((size_t)world_size > sizeof bootstrap->scratch / sizeof *bootstrap->scratch)
-    return zero1__lane_begin(&bootstrap->lane, &bootstrap->comm, 0, error);
-  bootstrap->lane.comm = &bootstrap->comm;
-  bootstrap->lane.scratch = bootstrap->scratch;
+  if ((size_t)world_size > sizeof bootstrap->scratch / sizeof *bootstrap->scratch) {
+    const zero1_status status = zero1__lane_begin(&bootstrap->lane, &bootstrap->comm, 0, error);
+    if (status) return status;
+  } else {
+    bootstrap->lane.comm = &bootstrap->comm;
+    bootstrap->lane.scratch = bootstrap->scratch;
+  }
+  bootstrap->takes_part = 1;
+  if (rank < 0 || rank >= world_size)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "rank is %d, not in [0, %d)", rank, world_size);
   return ZERO1_OK;
 }
 

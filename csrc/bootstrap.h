@@ -11,6 +11,7 @@ typedef struct zero1__bootstrap {
                                memory can tell its peers */
   zero1_allgather_fn allgather;
   void *context;
+  int32_t takes_part; /* this rank can agree with the others, whatever else is wrong */
 } zero1__bootstrap;
 
 /** ZERO1_ERR_INVALID, ZERO1_ERR_MEMORY. Ended with zero1__bootstrap_end, after a failure too. */

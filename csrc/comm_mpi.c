@@ -154,8 +154,7 @@ zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options 
   zero1__bootstrap bootstrap;
   MPI_Comm mpi;
   int rank, world_size;
-  if (!comm) return ZERO1_ERR_INVALID;
-  *comm = NULL;
+  if (comm) *comm = NULL;
   zero1__error_clear(&error);
   zero1_status status = duplicate(mpi_comm_f, &mpi, &error);
   if (status) return zero1__create_done(options, status, &error);
@@ -164,6 +163,7 @@ zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options 
   status = zero1__bootstrap_begin(&bootstrap, rank, world_size, mpi_allgather, &mpi, &error);
   if (!status) {
     status = zero1__comm_options_take(options, &taken, &error);
+    if (!comm) status = zero1__fail(&error, ZERO1_ERR_INVALID, "comm is NULL");
     status = zero1__lane_agree(&bootstrap.lane, status, &error);
   }
   if (!status) status = create(&bootstrap.lane, mpi, &taken, comm, &error);

@@ -251,18 +251,18 @@ zero1_status zero1_comm_create_node(int32_t rank, int32_t world_size, zero1_allg
   zero1__bootstrap bootstrap;
   zero1__error error;
   zero1_comm_options taken;
-  if (!comm) return ZERO1_ERR_INVALID;
-  *comm = NULL;
+  if (comm) *comm = NULL;
   zero1__error_clear(&error);
   zero1_status status =
       zero1__bootstrap_begin(&bootstrap, rank, world_size, allgather, context, &error);
-  if (status) return zero1__create_done(options, status, &error);
-  status = zero1__comm_options_take(options, &taken, &error);
+  if (!bootstrap.takes_part) return zero1__create_done(options, status, &error);
+  if (!status) status = zero1__comm_options_take(options, &taken, &error);
   if (!status && taken.ranks_per_node && taken.ranks_per_node < world_size)
     status =
         zero1__fail(&error, ZERO1_ERR_UNSUPPORTED,
                     "options.ranks_per_node is %d of %d ranks: the path between nodes needs MPI",
                     taken.ranks_per_node, world_size);
+  if (!comm) status = zero1__fail(&error, ZERO1_ERR_INVALID, "comm is NULL");
   status = zero1__lane_agree(&bootstrap.lane, status, &error);
   if (!status) status = zero1__comm_node_create(&bootstrap.lane, &taken, comm, &error);
   zero1__bootstrap_end(&bootstrap);

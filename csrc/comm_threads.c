@@ -30,11 +30,11 @@ zero1_status zero1_comm_create_threads(int32_t world_size, const zero1_comm_opti
   zero1_comm_options taken;
   if (!comms) return ZERO1_ERR_INVALID;
   zero1__error_clear(&error);
+  for (int32_t i = 0; i < world_size; ++i) comms[i] = NULL;
   zero1_status status = zero1__comm_options_take(options, &taken, &error);
   if (!status && world_size < 1)
     status = zero1__fail(&error, ZERO1_ERR_INVALID, "world_size is %d, less than 1", world_size);
   if (!status) {
-    memset(comms, 0, (size_t)world_size * sizeof *comms);
     const int one_node = !taken.ranks_per_node || taken.ranks_per_node >= world_size;
     status = one_node ? zero1__comm_threads_create(world_size, taken.timeout_seconds, comms, &error)
                       : over_wires(world_size, &taken, comms, &error);

@@ -26,8 +26,22 @@ static zero1_status spend(zero1_optimizer *optimizer, zero1_status status) {
   return status;
 }
 
+/* A peer that was lost on the way is lost for good. */
+static zero1_status note_loss(zero1_optimizer *optimizer, zero1_status status) {
+  const zero1__error *failure = &optimizer->lane->failure;
+  if (failure->status) zero1__channel_fail(optimizer->channel, failure);
+  return status;
+}
+
 static zero1_status agree(zero1_optimizer *optimizer, zero1_status status) {
-  return zero1__lane_agree(optimizer->lane, status, &optimizer->error);
+  status = zero1__lane_agree(optimizer->lane, status, &optimizer->error);
+  return note_loss(optimizer, status);
+}
+
+static zero1_status gather(zero1_optimizer *optimizer, const void *mine, void *all, size_t bytes) {
+  const zero1_status status =
+      zero1__lane_gather(optimizer->lane, mine, all, bytes, &optimizer->error);
+  return note_loss(optimizer, status);
 }
 
 /* All ranks wait here whatever each found wrong by itself. */
@@ -67,8 +81,7 @@ static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
     status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %d ranks",
                          comm->world_size);
   status = agree(optimizer, status);
-  if (!status)
-    status = zero1__lane_gather(optimizer->lane, &root, roots, sizeof root, &optimizer->error);
+  if (!status) status = gather(optimizer, &root, roots, sizeof root);
   for (int32_t rank = 1; rank < comm->world_size && !status; ++rank)
     if (roots[rank] != roots[0])
       status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
@@ -149,7 +162,7 @@ zero1_status zero1_optimizer_check_replicas(zero1_optimizer *optimizer, int32_t 
   status = agree(optimizer, status);
   if (!status) {
     const uint64_t mine = hash_params(optimizer);
-    status = zero1__lane_gather(optimizer->lane, &mine, hashes, sizeof mine, &optimizer->error);
+    status = gather(optimizer, &mine, hashes, sizeof mine);
   }
   const int32_t diverged = status ? -1 : find_diverged(hashes, comm->world_size);
   free(hashes);

@@ -226,10 +226,14 @@ int zero1__schedule_mark(zero1__schedule *schedule, int64_t param, uint8_t grad)
   return 1;
 }
 
-/* What is left of the reduction, of gradients that never came too: the peers wait for them. */
-static void launch_rest(zero1__schedule *schedule) {
+/* Whatever this rank has come for: a peer that has come for something else may wait for them. */
+static void offer_rest(zero1__schedule *schedule) {
   for (int64_t bucket = schedule->launched; bucket < schedule->layout->bucket_count; ++bucket)
     offer(schedule, bucket); /* a second time, maybe: no harm */
+}
+
+/* What is left of the reduction, of gradients that never came too: the peers wait for them. */
+static void launch_rest(zero1__schedule *schedule) {
   while (schedule->launched < schedule->layout->bucket_count)
     launch(schedule, schedule->launched++);
 }
@@ -304,6 +308,7 @@ void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1
   const int one_pass = came_to == ZERO1__CAME_TO_STEP && !two_passes;
   if (schedule->phase == ZERO1__PHASE_COLLECTING) {
     schedule->local = *local; /* before the streams are given what reads it */
+    offer_rest(schedule);
     if (two_passes || came_to == ZERO1__CAME_TO_REDUCE) launch_rest(schedule);
   }
   hand_to_comm(schedule, schedule->reduced);

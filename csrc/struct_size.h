@@ -11,7 +11,7 @@
 static inline zero1_status zero1__struct_get(const void *given, size_t bytes, void *known,
                                              size_t known_bytes, const char *name,
                                              zero1__error *error) {
-  if (bytes == 0 || bytes > known_bytes)
+  if (bytes < sizeof(size_t) || bytes > known_bytes)
     return zero1__fail(error, ZERO1_ERR_VERSION,
                        "%s has size %zu; this library knows up to %zu (was it initialised?)", name,
                        bytes, known_bytes);
