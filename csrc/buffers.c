@@ -10,8 +10,10 @@ static size_t state_bytes(const zero1__layout *layout) {
 uint64_t zero1__buffers_plan(const zero1__channel_config *config, int32_t params_sharers,
                              int32_t grad_shard) {
   const uint64_t arrays = 2u + (config->param_dtype != ZERO1_DTYPE_FP32) + (grad_shard != 0);
+  const uint64_t state = state_bytes(config->layout);
+  if (state > UINT64_MAX / 8) return UINT64_MAX; /* the sum might overflow */
   return zero1__params_bytes(config) / (uint64_t)params_sharers + zero1__grads_bytes(config) +
-         arrays * state_bytes(config->layout);
+         arrays * state;
 }
 
 static void find_grad_shards(zero1__buffers *buffers) {

@@ -1,5 +1,6 @@
 /* The host as a device: kernels of kernels_host.c, split over a pool, in streams of stream_host.c.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -37,7 +38,8 @@ static zero1_status host_memory_alloc(zero1__device *device, size_t bytes, void 
   if (!bytes) return ZERO1_OK;
   void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED)
-    return zero1__fail(error, ZERO1_ERR_MEMORY, "%zu bytes of memory are not to be had", bytes);
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "%zu bytes of memory: mmap: %s", bytes,
+                       strerror(errno));
   madvise(base, bytes, MADV_HUGEPAGE); /* fewer TLB misses where the kernel has it to give */
   *memory = base;
   return ZERO1_OK;

@@ -3,6 +3,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 /* The number in a file of one number; UINT64_MAX: none, or "max". */
 static uint64_t read_number(const char *path) {
@@ -43,6 +45,16 @@ static uint64_t cgroup_available(const char *limit_path, const char *current_pat
   return limit > used ? limit - used : 0;
 }
 
+/* What ulimit -v leaves this process. */
+static uint64_t address_space_available(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+  const uint64_t pages = read_number("/proc/self/statm");
+  if (pages == UINT64_MAX) return UINT64_MAX;
+  const uint64_t used = pages * (uint64_t)sysconf(_SC_PAGESIZE);
+  return limit.rlim_cur > used ? limit.rlim_cur - used : 0;
+}
+
 zero1_status zero1__memory_check(uint64_t rank_bytes, int32_t ranks, zero1__error *error) {
   const struct {
     const char *name;
@@ -57,6 +69,13 @@ zero1_status zero1__memory_check(uint64_t rank_bytes, int32_t ranks, zero1__erro
                         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
                         "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file")},
   };
+  const uint64_t address_space = address_space_available();
+  if (rank_bytes > address_space)
+    return zero1__fail(error, ZERO1_ERR_MEMORY,
+                       "%" PRIu64
+                       " bytes are needed by this rank, and the limit of its address "
+                       "space (ulimit -v) leaves %" PRIu64,
+                       rank_bytes, address_space);
   const uint64_t need =
       rank_bytes > UINT64_MAX / (uint64_t)ranks ? UINT64_MAX : rank_bytes * (uint64_t)ranks;
   for (size_t i = 0; i < sizeof limits / sizeof *limits; ++i)
