@@ -1,0 +1,187 @@
+// sanitizers: address undefined thread
+
+/* The order of sums, with gradients that do not sum exactly: fp32, in rank order inside groups of
+ * reduce_group ranks, then across the groups. Each way between ranks against a plain loop. */
+#include "check.h"
+#include "random.h"
+#include "zero1/zero1.h"
+
+#include <string.h>
+
+enum { RANKS_MAX = 8, NUMEL = 700, PARAMS = 2 }; /* 3 blocks each */
+
+typedef struct order_case {
+  int32_t world_size, ranks_per_node, reduce_group, grad_dtype, guard;
+  int32_t group; /* in effect */
+  float first_exp_avg[RANKS_MAX][PARAMS][NUMEL];
+  uint8_t owned[RANKS_MAX][PARAMS][NUMEL];
+} order_case;
+
+/* Magnitudes from 127 to 2^-31, so that many additions round; 8 bits each, so that bf16 holds
+ * them. */
+static float grad_of(int32_t rank, int32_t param, int32_t element) {
+  random_state random = {(uint64_t)rank << 40 | (uint64_t)param << 20 | (uint64_t)element};
+  const uint64_t bits = random_bits(&random);
+  const float whole = (float)(int32_t)(bits % 255) - 127.0f;
+  return ldexpf(whole, -(int)((bits >> 32) % 32));
+}
+
+/* (c0 + c1) + (c2 + c3) for a group of 2. */
+static float sum_of(int32_t world_size, int32_t group, int32_t param, int32_t element) {
+  float sum = 0;
+  for (int32_t begin = 0; begin < world_size; begin += group) {
+    float part = grad_of(begin, param, element);
+    for (int32_t rank = begin + 1; rank < begin + group; ++rank)
+      part += grad_of(rank, param, element);
+    sum = begin ? sum + part : part;
+  }
+  return sum;
+}
+
+static zero1_optimizer *make(zero1_comm *comm, const order_case *what) {
+  const int64_t numel = NUMEL;
+  const zero1_param_spec specs[PARAMS] = {{.name = "a", .shape = &numel, .ndim = 1},
+                                          {.name = "b", .shape = &numel, .ndim = 1}};
+  zero1_config config;
+  zero1_group group;
+  zero1_optimizer *optimizer;
+  CHECK_STATUS(zero1_group_init(&group, sizeof group), ZERO1_OK);
+  CHECK_STATUS(zero1_config_init(&config, sizeof config), ZERO1_OK);
+  group.beta1 = 0.5; /* exp_avg after the first step is half the sum: every bit of it */
+  config.groups = &group;
+  config.group_count = 1;
+  config.grad_scale = 1;
+  config.grad_dtype = what->grad_dtype;
+  config.reduce_group = what->reduce_group;
+  config.guard = what->guard;
+  config.bucket_numel = 600;
+  config.threads = 1;
+  CHECK_STATUS(zero1_optimizer_create(comm, &config, specs, sizeof *specs, PARAMS, &optimizer),
+               ZERO1_OK);
+  return optimizer;
+}
+
+static void write_grads(zero1_optimizer *optimizer, const order_case *what, int32_t rank) {
+  for (int32_t param = 0; param < PARAMS; ++param) {
+    void *grad;
+    CHECK_STATUS(zero1_optimizer_grad(optimizer, param, &grad), ZERO1_OK);
+    for (int32_t e = 0; e < NUMEL; ++e) {
+      const float value = grad_of(rank, param, e);
+      uint32_t bits;
+      memcpy(&bits, &value, sizeof bits);
+      if (what->grad_dtype == ZERO1_DTYPE_BF16) {
+        CHECK_EQ(bits & 0xffff, 0);
+        ((uint16_t *)grad)[e] = (uint16_t)(bits >> 16);
+      } else {
+        ((float *)grad)[e] = value;
+      }
+    }
+    CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, param, ZERO1_STREAM_DEFAULT), ZERO1_OK);
+  }
+}
+
+static void take_one_step(int32_t rank, zero1_comm *comm, void *arg) {
+  order_case *const what = (order_case *)arg;
+  int64_t count;
+  zero1_optimizer *optimizer = make(comm, what);
+  write_grads(optimizer, what, rank);
+  CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_owned_count(optimizer, &count), ZERO1_OK);
+  for (int64_t i = 0; i < count; ++i) {
+    zero1_owned owned;
+    CHECK_STATUS(zero1_optimizer_owned(optimizer, i, 1, &owned, sizeof owned), ZERO1_OK);
+    for (int64_t e = owned.begin; e < owned.end; ++e) {
+      what->first_exp_avg[rank][owned.param][e] = owned.exp_avg[e - owned.begin];
+      what->owned[rank][owned.param][e] = 1;
+    }
+  }
+  zero1_optimizer_destroy(&optimizer);
+}
+
+static void check_order(order_case what) {
+  zero1_comm_options options;
+  int64_t checked = 0;
+  CHECK_STATUS(zero1_comm_options_init(&options, sizeof options), ZERO1_OK);
+  options.ranks_per_node = what.ranks_per_node;
+  options.workspace_bytes = 1;
+  static order_case kept; /* too much for a stack */
+  kept = what;
+  check_threads(what.world_size, &options, take_one_step, &kept);
+  for (int32_t rank = 0; rank < what.world_size; ++rank)
+    for (int32_t param = 0; param < PARAMS; ++param)
+      for (int32_t e = 0; e < NUMEL; ++e) {
+        if (!kept.owned[rank][param][e]) continue;
+        const float half = 0.5f * sum_of(what.world_size, what.group, param, e);
+        CHECK(memcmp(&kept.first_exp_avg[rank][param][e], &half, sizeof half) == 0);
+        ++checked;
+      }
+  CHECK_EQ(checked, PARAMS * NUMEL);
+}
+
+/* Every group that divides the ranks; 0, the default, is all of them. */
+static void check_every_group(int32_t world_size, int32_t ranks_per_node) {
+  for (int32_t group = 0; group <= world_size; ++group) {
+    if (group && world_size % group) continue;
+    for (int32_t dtype = ZERO1_DTYPE_FP32; dtype <= ZERO1_DTYPE_BF16; ++dtype)
+      check_order((order_case){.world_size = world_size,
+                               .ranks_per_node = ranks_per_node,
+                               .reduce_group = group,
+                               .grad_dtype = dtype,
+                               .guard = group % 2,
+                               .group = group ? group : world_size});
+  }
+}
+
+static void a_node_sums_in_the_order_of_every_group(void) {
+  for (int32_t world_size = 1; world_size <= 6; ++world_size) check_every_group(world_size, 0);
+  check_every_group(8, 0);
+}
+
+static void nodes_of_one_rank_sum_in_the_order_of_every_group(void) {
+  for (int32_t world_size = 2; world_size <= 6; ++world_size) check_every_group(world_size, 1);
+  check_every_group(8, 1);
+}
+
+/* The default is a node's ranks; another group is followed as well. */
+static void check_nodes(int32_t world_size, int32_t ranks_per_node) {
+  for (int32_t group = 0; group <= world_size; ++group) {
+    if (group && world_size % group) continue;
+    for (int32_t dtype = ZERO1_DTYPE_FP32; dtype <= ZERO1_DTYPE_BF16; ++dtype)
+      check_order((order_case){.world_size = world_size,
+                               .ranks_per_node = ranks_per_node,
+                               .reduce_group = group,
+                               .grad_dtype = dtype,
+                               .guard = 1,
+                               .group = group ? group : ranks_per_node});
+  }
+}
+
+static void nodes_of_several_ranks_sum_inside_the_node_first(void) {
+  check_nodes(4, 2);
+  check_nodes(6, 2);
+  check_nodes(6, 3);
+  check_nodes(8, 2);
+  check_nodes(8, 4);
+}
+
+/* Without this, the tests above could not tell one order from another. */
+static void groupings_differ_and_so_does_the_exact_sum(void) {
+  int by_two = 0, by_four = 0, in_double = 0;
+  for (int32_t e = 0; e < NUMEL; ++e) {
+    double exact = 0;
+    for (int32_t rank = 0; rank < 8; ++rank) exact += (double)grad_of(rank, 0, e);
+    const float all = sum_of(8, 8, 0, e), twos = sum_of(8, 2, 0, e), fours = sum_of(8, 4, 0, e);
+    by_two += all != twos;
+    by_four += all != fours && twos != fours;
+    in_double += all != (float)exact;
+  }
+  CHECK(by_two > 50 && by_four > 50 && in_double > 100);
+}
+
+int main(void) {
+  RUN(groupings_differ_and_so_does_the_exact_sum);
+  RUN(a_node_sums_in_the_order_of_every_group);
+  RUN(nodes_of_one_rank_sum_in_the_order_of_every_group);
+  RUN(nodes_of_several_ranks_sum_inside_the_node_first);
+  return check_summary();
+}
