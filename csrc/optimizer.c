@@ -26,7 +26,9 @@ zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer) {
 zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer) {
   const zero1__error *outcome = &optimizer->schedule.outcome.error;
   if (zero1__channel_failure(optimizer->channel, &optimizer->error)) return optimizer->error.status;
-  if (outcome->status) optimizer->error = *outcome;
+  if (!outcome->status || optimizer->schedule.told) return ZERO1_OK;
+  optimizer->schedule.told = 1;
+  optimizer->error = *outcome;
   return outcome->status;
 }
 
