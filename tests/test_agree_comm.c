@@ -1,0 +1,144 @@
+// sanitizers: address undefined thread
+
+/* config.agree_comm: 4 ranks agree on norm and verdict, while 2 and 2 of them shard an optimizer
+ * each, like the halves of a model. */
+#include "trainer.h"
+
+static const trainer_param params[] = {{1000, 0, 0}, {7, 0, 0}, {257, 0, 0}};
+static const zero1_group groups[] = {{sizeof(zero1_group), 0.01, 0.9, 0.999, 1e-8, 0.1, 1, 0}};
+
+/* Half 1 trains other parameters than half 0: fewer of them, in other buckets. */
+static trainer_case case_of(int32_t half, int32_t guard) {
+  return (trainer_case){.params = params + half,
+                        .param_count = 3 - half,
+                        .groups = groups,
+                        .group_count = 1,
+                        .steps = 8,
+                        .guard = guard,
+                        .grad_scale = 0.5,
+                        .bucket_numel = half ? 1 : 1000,
+                        .threads = 1,
+                        .overlap = 1,
+                        .order = TRAINER_BACKWARD,
+                        .microbatches = 1};
+}
+
+typedef struct halves {
+  zero1_comm *shards[4];              /* of each rank */
+  double grad_norm[2][TRAINER_STEPS]; /* of each half alone */
+  int32_t guard;
+} halves;
+
+typedef void (*half_fn)(trainer *self, const halves *what, int32_t half);
+
+static void begin(trainer *self, zero1_comm *shard, zero1_comm *all, const trainer_case *train) {
+  zero1_config config = trainer_config(train);
+  config.agree_comm = all;
+  CHECK_STATUS(trainer_try_create(self, train, shard, &config), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_sync_params(self->optimizer, 0), ZERO1_OK);
+}
+
+static void run_halves(int32_t world_size, int32_t all_per_node, int32_t shard_per_node,
+                       check_rank_fn fn, halves *what) {
+  zero1_comm_options options;
+  CHECK_STATUS(zero1_comm_options_init(&options, sizeof options), ZERO1_OK);
+  options.ranks_per_node = shard_per_node;
+  for (int32_t half = 0; half < 2; ++half) {
+    const trainer_case train = case_of(half, 1);
+    trainer_result alone;
+    trainer_run_alone(&train, &alone);
+    memcpy(what->grad_norm[half], alone.grad_norm, sizeof alone.grad_norm);
+    trainer_result_free(&alone);
+    CHECK_STATUS(zero1_comm_create_threads(2, &options, &what->shards[2 * half]), ZERO1_OK);
+  }
+  options.ranks_per_node = all_per_node;
+  check_threads(world_size, &options, fn, what);
+}
+
+/* Over a node and between nodes, for either comm; in one pass too. */
+static void over_every_way(check_rank_fn fn) {
+  for (int32_t way = 0; way < 4; ++way) {
+    halves what = {.guard = way != 0};
+    run_halves(4, way % 2, way / 2, fn, &what);
+  }
+}
+
+static void train_half(int32_t rank, zero1_comm *all, void *arg) {
+  halves *const what = (halves *)arg;
+  const int32_t half = rank / 2;
+  const trainer_case train = case_of(half, what->guard);
+  trainer self;
+  begin(&self, what->shards[rank], all, &train);
+  for (int32_t step = 0; step < train.steps; ++step) {
+    zero1_info info;
+    trainer_step(&self, step, &info);
+    const double norm = hypot(what->grad_norm[0][step], what->grad_norm[1][step]);
+    CHECK_CLOSE(info.grad_norm, norm, 4 * 0x1p-53, 0); /* 2 roots, a sum and a root of squares */
+    CHECK_EQ(info.count, step + 1);
+  }
+  trainer_end(&self);
+  zero1_comm_destroy(&what->shards[rank]);
+}
+
+static void the_norm_is_that_of_both_halves(void) {
+  over_every_way(train_half);
+}
+
+static void spoil(trainer *self, int64_t param, void *grad) {
+  if (self->rank == 1 && param == 0) trainer_store(grad, ZERO1_DTYPE_FP32, 5, NAN);
+}
+
+/* A NaN on rank 3 of all, which is rank 1 of half 1. */
+static void spoil_half(int32_t rank, zero1_comm *all, void *arg) {
+  halves *const what = (halves *)arg;
+  const int32_t half = rank / 2;
+  const trainer_case train = case_of(half, 1);
+  zero1_info info;
+  trainer self;
+  begin(&self, what->shards[rank], all, &train);
+  trainer_step(&self, 0, &info);
+  const uint64_t before = trainer_forward(&self);
+  self.spoil = half ? spoil : NULL;
+  trainer_step(&self, 1, &info);
+  CHECK_EQ(info.skipped, 1);
+  CHECK_EQ(info.skip_reason, ZERO1_SKIP_NONFINITE);
+  CHECK_EQ(info.count, 1);
+  CHECK_EQ(info.nonfinite_numel, 1);
+  CHECK(isnan(info.grad_norm));
+  CHECK(trainer_forward(&self) == before);
+  self.spoil = NULL;
+  trainer_step(&self, 1, &info);
+  CHECK_EQ(info.count, 2);
+  trainer_end(&self);
+  zero1_comm_destroy(&what->shards[rank]);
+}
+
+static void a_nan_in_one_half_makes_both_skip(void) {
+  over_every_way(spoil_half);
+}
+
+/* Half 0 is clipped because of half 1: both by the same. */
+static void clip_half(int32_t rank, zero1_comm *all, void *arg) {
+  halves *const what = (halves *)arg;
+  const trainer_case train = case_of(rank / 2, 1);
+  zero1_info info;
+  trainer self;
+  begin(&self, what->shards[rank], all, &train);
+  const double norm = hypot(what->grad_norm[0][1], what->grad_norm[1][1]);
+  CHECK_STATUS(zero1_optimizer_set_max_grad_norm(self.optimizer, norm / 2), ZERO1_OK);
+  trainer_step(&self, 1, &info);
+  CHECK_CLOSE(info.clip_coef, 0.5, 1e-6, 0);
+  trainer_end(&self);
+  zero1_comm_destroy(&what->shards[rank]);
+}
+
+static void both_halves_are_clipped_alike(void) {
+  over_every_way(clip_half);
+}
+
+int main(void) {
+  RUN(the_norm_is_that_of_both_halves);
+  RUN(a_nan_in_one_half_makes_both_skip);
+  RUN(both_halves_are_clipped_alike);
+  return check_summary();
+}
