@@ -11,7 +11,7 @@
  * times (reduce) as long as one of 32,000,000. So lines are asked for in software, around holes
  * alone: the first blocks of each run; from there the hardware goes on. Requests for the
  * second-level cache are dropped while its queue is full, so a run is asked for again as it comes
- * closer, when the queue has moved on: with 1.4 and 1.7 times, three requests did better than two
+ * closer, when the queue has moved on: with 1.5 and 1.7 times, three requests did better than two
  * or than six, which take too many instructions themselves. */
 #ifndef ZERO1__RUN_WALK_H
 #define ZERO1__RUN_WALK_H
