@@ -25,6 +25,7 @@ typedef struct hooks_plan {
   uint64_t seed;       /* of random delays everywhere; 0: none */
   const char *removed; /* the wait that is taken out; NULL: none */
   int slow, slow_ranks;
+  int32_t times; /* as slow as usual */
 } hooks_plan;
 
 static hooks_plan hooks; /* written before the ranks begin */
@@ -100,7 +101,7 @@ static int is_slow(int what, int32_t rank) {
 }
 
 static void slow_caller(int32_t rank) {
-  if (is_slow(SLOW_CALLER, rank)) sleep_us(30000);
+  if (is_slow(SLOW_CALLER, rank)) sleep_us(30000 * hooks.times);
 }
 
 /* Whether the wait "<kind> <name>" is the one to be taken out. */
@@ -145,8 +146,8 @@ void __real_zero1__stream_push(zero1__stream *stream, zero1__host_fn fn, void *c
 static void delay_stream(zero1__stream *stream) {
   const known at = find_known(stream);
   int64_t us = random_delay_us();
-  if (is_slow(SLOW_COMPUTE, at.rank) && !strcmp(at.name, "compute")) us = 4000;
-  if (is_slow(SLOW_COMM, at.rank) && !strcmp(at.name, "comm")) us = 4000;
+  if (is_slow(SLOW_COMPUTE, at.rank) && !strcmp(at.name, "compute")) us = 4000 * hooks.times;
+  if (is_slow(SLOW_COMM, at.rank) && !strcmp(at.name, "comm")) us = 4000 * hooks.times;
   if (us) __real_zero1__stream_push(stream, sleep_task, NULL, &us, sizeof us);
 }
 
@@ -208,20 +209,20 @@ WRAP(zero1_status, zero1__node_barrier, zero1__node *node, zero1__error *error) 
   if (is_removed("barrier", number)) return ZERO1_OK;
   delay();
   const zero1_status status = __real_zero1__node_barrier(node, error);
-  if (is_slow(SLOW_BROADCAST, node->rank)) sleep_us(30000);
+  if (is_slow(SLOW_BROADCAST, node->rank)) sleep_us(30000 * hooks.times);
   return status;
 }
 
 WRAP(zero1_status, zero1__node_broadcast, zero1__node_buffers *buffers, int32_t root,
      zero1__error *error) {
   hooks_barriers = 0;
-  if (is_slow(SLOW_BROADCAST, buffers->node->rank)) sleep_us(30000);
+  if (is_slow(SLOW_BROADCAST, buffers->node->rank)) sleep_us(30000 * hooks.times);
   return __real_zero1__node_broadcast(buffers, root, error);
 }
 
 WRAP(zero1_status, zero1__wire_broadcast, zero1__wire_channel *channel, int32_t first,
      int32_t stride, int32_t count, int32_t root, zero1__error *error) {
-  if (is_slow(SLOW_BROADCAST, channel->base.comm->rank)) sleep_us(30000);
+  if (is_slow(SLOW_BROADCAST, channel->base.comm->rank)) sleep_us(30000 * hooks.times);
   return __real_zero1__wire_broadcast(channel, first, stride, count, root, error);
 }
 

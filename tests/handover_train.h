@@ -9,7 +9,7 @@
 enum { STEPS = 4, PARAMS = 8, MAX_NUMEL = 1100, BLOCKS_PER_SHARD = 3 };
 
 /* 24 blocks, with holes of all sizes. */
-static const int64_t SIZES[PARAMS] = {600, 1, 512, 1100, 256, 300, 900, 700};
+static const int64_t SIZES[PARAMS + 1] = {600, 1, 512, 1100, 256, 300, 900, 700, 0};
 
 typedef struct job {
   const char *name;
@@ -17,6 +17,7 @@ typedef struct job {
   int32_t bf16, private_params, no_overlap, one_pass, threads;
   int32_t grads_first; /* writes the next gradients before forward waits for a parameter */
   int32_t broadcast;   /* the waits of sync_params are looked at: armed before it */
+  int32_t split;       /* reduce_grads, then step */
 } job;
 
 /* What every rank has seen, and one rank by itself must have seen. */
@@ -31,7 +32,6 @@ typedef struct run {
   int32_t parts; /* ranks whose gradients one rank alone adds up; 0: its own only */
   history *expected;
   history *seen; /* by rank 0 */
-  int32_t diverged;
 } run;
 
 static float to_float(const void *array, int64_t i, int32_t bf16) {
@@ -53,8 +53,14 @@ static void from_float(void *array, int64_t i, int32_t bf16, float value) {
     ((float *)array)[i] = value;
 }
 
+/* Step 1: parameter 5 is absent everywhere; step 2: parameter 3 on rank 0. */
+static int is_absent(int step, int32_t rank, int param) {
+  return (step == 1 && param == 5) || (step == 2 && param == 3 && rank == 0);
+}
+
 /* In [-8, 8], of another sign pattern every step. */
 static float gradient_of(int step, int32_t rank, int param, int64_t i) {
+  if (is_absent(step, rank, param)) return 0;
   const uint32_t mixed =
       ((uint32_t)step * 31 + (uint32_t)rank * 17 + (uint32_t)param * 7 + (uint32_t)i) * 2654435761u;
   return (float)((int32_t)(mixed >> 20) % 17 - 8);
@@ -63,9 +69,9 @@ static float gradient_of(int step, int32_t rank, int param, int64_t i) {
 static zero1_optimizer *create(zero1_comm *comm, const job *what, int32_t scale_world) {
   zero1_optimizer *optimizer;
   zero1_config config;
-  zero1_param_spec specs[PARAMS] = {0};
-  char names[PARAMS][8];
-  for (int i = 0; i < PARAMS; ++i) {
+  zero1_param_spec specs[PARAMS + 1] = {0};
+  char names[PARAMS + 1][8];
+  for (int i = 0; i <= PARAMS; ++i) {
     snprintf(names[i], sizeof names[i], "p%d", i);
     specs[i].name = names[i];
     specs[i].shape = &SIZES[i];
@@ -81,7 +87,7 @@ static zero1_optimizer *create(zero1_comm *comm, const job *what, int32_t scale_
   config.grad_scale = 1.0 / scale_world;
   config.timeout_seconds = 10;
   config.param_dtype = config.grad_dtype = what->bf16 ? ZERO1_DTYPE_BF16 : ZERO1_DTYPE_FP32;
-  CHECK_STATUS(zero1_optimizer_create(comm, &config, specs, sizeof *specs, PARAMS, &optimizer),
+  CHECK_STATUS(zero1_optimizer_create(comm, &config, specs, sizeof *specs, PARAMS + 1, &optimizer),
                ZERO1_OK);
   return optimizer;
 }
@@ -93,6 +99,13 @@ static void write_params(zero1_optimizer *optimizer, const job *what) {
     for (int64_t j = 0; j < SIZES[i]; ++j)
       from_float(param, j, what->bf16, (float)((i + j) % 64) / 16);
   }
+}
+
+static void mark(zero1_optimizer *optimizer, const run *self, int32_t rank, int step, int param) {
+  const int absent = self->parts ? is_absent(step, 1, param) : is_absent(step, rank, param);
+  CHECK_STATUS(absent ? zero1_optimizer_grad_absent(optimizer, param, NULL)
+                      : zero1_optimizer_grad_ready(optimizer, param, NULL),
+               ZERO1_OK);
 }
 
 static void write_grads(zero1_optimizer *optimizer, const run *self, int32_t rank, int step) {
@@ -108,8 +121,7 @@ static void write_grads(zero1_optimizer *optimizer, const run *self, int32_t ran
       for (int32_t part = 0; part < self->parts; ++part) sum += gradient_of(step, part, i, j);
       from_float(grad, j, self->what->bf16, self->parts ? sum : gradient_of(step, rank, i, j));
     }
-    if (!self->what->grads_first)
-      CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, i, NULL), ZERO1_OK);
+    if (!self->what->grads_first) mark(optimizer, self, rank, step, i);
   }
 }
 
@@ -168,14 +180,17 @@ static void read_norm(zero1_optimizer *optimizer, run *self, int step) {
 static void train(zero1_optimizer *optimizer, run *self, int32_t rank) {
   for (int step = 0; step < STEPS; ++step) {
     if (self->what->grads_first) write_grads(optimizer, self, rank, step);
+    CHECK_STATUS(zero1_optimizer_wait_param(optimizer, PARAMS, NULL), ZERO1_OK);
     read_params(optimizer, self, rank, step);
     if (step && step % 2) read_norm(optimizer, self, step - 1);
     if (!self->what->grads_first) write_grads(optimizer, self, rank, step);
     for (int i = PARAMS - 1; i >= 0 && self->what->grads_first; --i)
-      CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, i, NULL), ZERO1_OK);
+      mark(optimizer, self, rank, step, i);
+    if (self->what->split) CHECK_STATUS(zero1_optimizer_reduce_grads(optimizer), ZERO1_OK);
     CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_OK);
     if (step % 2) read_norm(optimizer, self, step);
   }
+  CHECK_STATUS(zero1_optimizer_wait_param(optimizer, PARAMS, NULL), ZERO1_OK);
   read_params(optimizer, self, rank, STEPS);
   read_masters(optimizer, self, STEPS);
 }
@@ -190,6 +205,16 @@ static void diverge(zero1_optimizer *optimizer, const job *what, int32_t rank) {
   if (rank == 1) from_float(param, 5, what->bf16, 1000);
   CHECK_STATUS(zero1_optimizer_check_replicas(optimizer, &diverged), ZERO1_ERR_DIVERGED);
   CHECK_EQ(diverged, 1);
+}
+
+/* A step that fails is told by whoever waits for a parameter, one without elements too. */
+static void fail_a_step(zero1_optimizer *optimizer, int32_t rank) {
+  for (int i = PARAMS; i >= (rank == 0 ? 1 : 0); --i)
+    CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, i, NULL), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_step(optimizer), rank == 0 ? ZERO1_ERR_STATE : ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_wait_param(optimizer, PARAMS, NULL),
+               rank == 0 ? ZERO1_OK : ZERO1_ERR_STATE);
+  CHECK_STATUS(zero1_optimizer_wait_params(optimizer, NULL), ZERO1_OK);
 }
 
 /* The call by itself: when it returns, every rank has the root's values, and the root may write. */
@@ -221,6 +246,7 @@ static void train_rank(int32_t rank, zero1_comm *comm, void *arg) {
   CHECK_STATUS(zero1_comm_barrier(comm), ZERO1_OK);
   if (!what->broadcast) hooks_arm();
   train(optimizer, self, rank);
+  fail_a_step(optimizer, rank);
   diverge(optimizer, what, rank);
   broadcast_again(optimizer, what, rank);
   zero1_optimizer_destroy(&optimizer);
@@ -234,7 +260,7 @@ static history *expect(const job *what) {
   const hooks_plan plan = hooks;
   CHECK(expected);
   hooks = (hooks_plan){0};
-  run alone = {what, what->world, NULL, expected, 0};
+  run alone = {what, what->world, NULL, expected};
   CHECK_STATUS(zero1_comm_create_self(NULL, &comm), ZERO1_OK);
   job one = *what;
   one.private_params = 0;
@@ -259,7 +285,7 @@ static void compare(const job *what) {
   options.workspace_bytes = 1; /* chunks of one block: the ring goes round many times */
   options.timeout_seconds = 10;
   hooks_world = what->world;
-  run self = {what, 0, expected, NULL, 0};
+  run self = {what, 0, expected, NULL};
   check_threads(what->world, &options, train_rank, &self);
   free(expected);
 }
