@@ -176,7 +176,7 @@ static zero1_status hier_all_gather(zero1__channel *channel, int64_t bucket, uin
           &self->buffers, peer,
           zero1__layout_shard(channel->config.layout, bucket, node * self->node_size + peer));
   }
-  return status;
+  return status ? status : zero1__node_settle(&self->buffers, bucket, epoch, error);
 }
 
 static zero1_status hier_broadcast(zero1__channel *channel, int32_t root, zero1__error *error) {

@@ -158,7 +158,7 @@ static zero1_status node_all_gather(zero1__channel *channel, int64_t bucket, uin
     if (status) return status;
     zero1__node_pull(buffers, peer, zero1__layout_shard(channel->config.layout, bucket, peer));
   }
-  return ZERO1_OK;
+  return zero1__node_settle(buffers, bucket, epoch, error);
 }
 
 static zero1_status node_broadcast(zero1__channel *channel, int32_t root, zero1__error *error) {

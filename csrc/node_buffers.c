@@ -7,7 +7,7 @@ zero1_status zero1__node_buffers_open(zero1__lane *lane, const zero1__node_shape
                                       const zero1__watch *watch,
                                       const zero1__channel_config *config,
                                       zero1__node_buffers *buffers, zero1__error *error) {
-  const int64_t flags = 2 * config->layout->bucket_count;
+  const int64_t flags = 2 * config->layout->bucket_count + 1;
   zero1_status status = ZERO1_OK;
   buffers->config = *config;
   buffers->grads = calloc((size_t)shape->size, sizeof *buffers->grads);
@@ -86,6 +86,17 @@ void zero1__node_pull(zero1__node_buffers *buffers, int32_t peer, zero1__range b
     const size_t offset = (size_t)segment.block * ZERO1__BLOCK * each;
     memcpy(to + offset, from + offset, (size_t)segment.numel * each);
   }
+}
+
+zero1_status zero1__node_settle(zero1__node_buffers *buffers, int64_t bucket, uint32_t epoch,
+                                zero1__error *error) {
+  const int64_t copied = 2 * buffers->config.layout->bucket_count;
+  zero1_status status = ZERO1_OK;
+  if (buffers->config.share_params || bucket > 0) return ZERO1_OK;
+  zero1__node_post(buffers->node, copied, epoch);
+  for (int32_t i = 0; i < buffers->node->shape.size && !status; ++i)
+    status = zero1__node_wait(buffers->node, i, copied, epoch, "its copy of parameters", error);
+  return status;
 }
 
 zero1_status zero1__node_broadcast(zero1__node_buffers *buffers, int32_t root,

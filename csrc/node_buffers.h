@@ -1,6 +1,6 @@
 /* The gradient and parameter buffers of a node's ranks, each mapped into all of them, with the
- * flags of the way of a gradient: grads_ready and updated, one of each per bucket. Shared by the
- * comms that have a node in them: node and hierarchical. */
+ * flags of the way of a gradient: grads_ready and updated, one of each per bucket, and copied.
+ * Shared by the comms that have a node in them: node and hierarchical. */
 #ifndef ZERO1__NODE_BUFFERS_H
 #define ZERO1__NODE_BUFFERS_H
 
@@ -37,6 +37,11 @@ zero1_status zero1__node_await(zero1__node_buffers *buffers, int32_t peer, int64
 
 /** Copies blocks of the parameters from a peer's copy; nothing where they are one memory. */
 void zero1__node_pull(zero1__node_buffers *buffers, int32_t peer, zero1__range blocks);
+
+/** copied: the end of a bucket's gather. After bucket 0, which is gathered last, waits until every
+ *  peer has copied what it needs from this rank: then the caller may write its own parameters. */
+zero1_status zero1__node_settle(zero1__node_buffers *buffers, int64_t bucket, uint32_t epoch,
+                                zero1__error *error);
 
 /** The parameters of the node's rank `root` to the others; all of them call it. */
 zero1_status zero1__node_broadcast(zero1__node_buffers *buffers, int32_t root, zero1__error *error);

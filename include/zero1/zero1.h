@@ -189,9 +189,10 @@ ZERO1_API zero1_status zero1_optimizer_grad(zero1_optimizer *optimizer, int64_t 
  *  ZERO1_ERR_INVALID: root is no rank. ZERO1_ERR_PEER, _TIMEOUT, _COMM, _ABORTED, _SPENT. */
 ZERO1_API zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t root);
 
-/** To be called after the caller wrote parameters by itself, the same on every rank. A master whose
- *  rounded value is no longer the parameter takes the parameter's value; the others keep their
- *  lower bits. Collective; waits. Errors as sync_params. */
+/** To be called after the caller wrote parameters by itself, the same on every rank; before it
+ *  writes, wait_params or info: until then a peer may still copy them. A master whose rounded value
+ *  is no longer the parameter takes the parameter's value; the others keep their lower bits.
+ *  Collective; waits. Errors as sync_params. */
 ZERO1_API zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer);
 
 /* ---- one step ---- */
