@@ -4,7 +4,8 @@
 #include <string.h>
 
 static size_t state_bytes(const zero1__layout *layout) {
-  return (size_t)zero1__layout_state_blocks(layout) * ZERO1__BLOCK * sizeof(float);
+  return zero1__whole_pages((size_t)zero1__layout_state_blocks(layout) * ZERO1__BLOCK *
+                            sizeof(float));
 }
 
 uint64_t zero1__buffers_plan(const zero1__channel_config *config, int32_t params_sharers,

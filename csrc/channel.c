@@ -1,18 +1,24 @@
 /* What every channel has: its tables of chunks, its calls in streams, and its first failure. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "comm_ops.h"
 
+size_t zero1__whole_pages(size_t bytes) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  return (bytes + page - 1) / page * page;
+}
+
 size_t zero1__params_bytes(const zero1__channel_config *config) {
-  return (size_t)config->layout->block_count * ZERO1__BLOCK *
-         zero1__dtype_bytes(config->param_dtype);
+  return zero1__whole_pages((size_t)config->layout->block_count * ZERO1__BLOCK *
+                            zero1__dtype_bytes(config->param_dtype));
 }
 
 size_t zero1__grads_bytes(const zero1__channel_config *config) {
-  return (size_t)config->layout->trainable_blocks * ZERO1__BLOCK *
-         zero1__dtype_bytes(config->grad_dtype);
+  return zero1__whole_pages((size_t)config->layout->trainable_blocks * ZERO1__BLOCK *
+                            zero1__dtype_bytes(config->grad_dtype));
 }
 
 static int64_t shard_blocks(const zero1__layout *layout, int64_t bucket) {

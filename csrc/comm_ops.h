@@ -177,6 +177,8 @@ zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
                                   zero1__error *error);
 void zero1__channel_end(zero1__channel *channel);
 
+/** Whole pages, which is what is really allocated. */
+size_t zero1__whole_pages(size_t bytes);
 size_t zero1__params_bytes(const zero1__channel_config *config);
 size_t zero1__grads_bytes(const zero1__channel_config *config);
 
