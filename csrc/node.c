@@ -177,11 +177,6 @@ static zero1_status lost(const zero1__node *node, int32_t peer, const char *what
   const int32_t first = node->shape.rank_begin;
   if (zero1__flag_reached(&station_of(node, node->rank)->aborted, 1))
     return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
-  for (int32_t i = 0; i < node->shape.size; ++i) /* a process that ends well has closed before */
-    if (zero1__watch_is_dead(node->watch, i) &&
-        !zero1__flag_reached(&station_of(node, i)->closed, 1))
-      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s",
-                         first + i, what);
   for (int32_t i = 0; i < node->shape.size; ++i) {
     const zero1__station *other = station_of(node, i);
     if (zero1__flag_reached(&station_of(node, i)->aborted, 1))
@@ -189,6 +184,11 @@ static zero1_status lost(const zero1__node *node, int32_t peer, const char *what
                          other->reason_status == ZERO1_ERR_ABORTED ? "" : ":", REASON_BYTES,
                          other->reason);
   }
+  for (int32_t i = 0; i < node->shape.size; ++i) /* a process that ends well has closed before */
+    if (zero1__watch_is_dead(node->watch, i) &&
+        !zero1__flag_reached(&station_of(node, i)->closed, 1))
+      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s",
+                         first + i, what);
   if (zero1__flag_reached(&station->closed, 1))
     return zero1__fail(error, ZERO1_ERR_PEER,
                        "rank %d closed its end while this rank waited for %s", rank, what);

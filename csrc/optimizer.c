@@ -19,13 +19,17 @@ zero1_status zero1__optimizer_enter(zero1_optimizer *optimizer) {
 zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer) {
   zero1__error failure;
   if (!zero1__channel_failure(optimizer->channel, &failure)) return ZERO1_OK;
+  if (!optimizer->loss_told) return zero1__optimizer_outcome(optimizer);
   return zero1__fail(&optimizer->error, ZERO1_ERR_SPENT, "this handle is spent: %.350s",
                      failure.text);
 }
 
 zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer) {
   const zero1__error *outcome = &optimizer->schedule.outcome.error;
-  if (zero1__channel_failure(optimizer->channel, &optimizer->error)) return optimizer->error.status;
+  if (zero1__channel_failure(optimizer->channel, &optimizer->error)) {
+    optimizer->loss_told = 1;
+    return optimizer->error.status;
+  }
   if (!outcome->status || optimizer->schedule.told) return ZERO1_OK;
   optimizer->schedule.told = 1;
   optimizer->error = *outcome;
@@ -197,15 +201,15 @@ void zero1_optimizer_abort(zero1_optimizer *optimizer, const char *reason) {
   if (zero1__optimizer_enter(optimizer)) return;
   zero1__error_clear(&why);
   zero1__fail(&why, ZERO1_ERR_ABORTED, "aborted: %.300s", reason ? reason : "");
+  optimizer->loss_told = 1;
   zero1__channel_fail(optimizer->channel, &why);
 }
 
 void zero1_optimizer_destroy(zero1_optimizer **optimizer) {
   if (!optimizer || !*optimizer) return;
   /* Gradients on their way that no step will follow: their reduction would wait for peers that may
-   * be leaving as well. */
-  const zero1__schedule *schedule = &(*optimizer)->schedule;
-  if (schedule->phase == ZERO1__PHASE_COLLECTING && schedule->launched)
+   * be leaving as well, and peers that stay would wait for this rank. */
+  if ((*optimizer)->schedule.phase != ZERO1__PHASE_IDLE)
     zero1_optimizer_abort(*optimizer, "destroyed in the middle of a step");
   release(*optimizer);
   *optimizer = NULL;

@@ -19,13 +19,15 @@ struct zero1_optimizer {
   zero1__lane *lane, *wider;
   zero1__buffers buffers;
   zero1__schedule schedule;
-  uint8_t *waited; /* [param_count] debug builds: wait_param since the last step; else NULL */
+  int32_t loss_told; /* the caller knows of the channel's failure */
+  uint8_t *waited;   /* [param_count] debug builds: wait_param since the last step; else NULL */
 };
 
 /** Start of every call: ZERO1_ERR_INVALID for NULL; forgets the last error. */
 zero1_status zero1__optimizer_enter(zero1_optimizer *optimizer);
 
-/** ZERO1_ERR_SPENT where an earlier failure left nothing to go on with. */
+/** ZERO1_ERR_SPENT where an earlier failure left nothing to go on with, or that failure itself
+ * where the caller does not know of it yet. */
 zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer);
 
 /** The error of the last step, where it had one that the caller does not know yet; call when the

@@ -22,14 +22,18 @@ static zero1_status check_idle(zero1_optimizer *optimizer) {
 
 /* A failure in here leaves ranks that do not know of each other's parameters. */
 static zero1_status spend(zero1_optimizer *optimizer, zero1_status status) {
-  if (status) zero1__channel_fail(optimizer->channel, &optimizer->error);
+  if (!status) return ZERO1_OK;
+  optimizer->loss_told = 1;
+  zero1__channel_fail(optimizer->channel, &optimizer->error);
   return status;
 }
 
 /* A peer that was lost on the way is lost for good. */
 static zero1_status note_loss(zero1_optimizer *optimizer, zero1_status status) {
   const zero1__error *failure = &optimizer->lane->failure;
-  if (failure->status) zero1__channel_fail(optimizer->channel, failure);
+  if (!failure->status) return status;
+  optimizer->loss_told = 1;
+  zero1__channel_fail(optimizer->channel, failure);
   return status;
 }
 

@@ -51,15 +51,15 @@ static zero1_status care(const zero1__port *port, const char *what, zero1__error
   zero1__error why;
   if (port->stop && atomic_load(port->stop))
     return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
-  for (int32_t i = 0; i < port->wire->world_size; ++i)
-    if (zero1__watch_is_dead(port->watch, i))
-      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s", i,
-                         what);
   const int32_t aborted =
       port->wire->ops->aborted(port->wire, tag_of(port, ZERO1__TAG_ABORT), &why);
   if (aborted >= 0)
     return zero1__fail(error, why.status, "rank %d%s %.350s", aborted,
                        why.status == ZERO1_ERR_ABORTED ? "" : ":", why.text);
+  for (int32_t i = 0; i < port->wire->world_size; ++i) /* who ends well has no part in a wait */
+    if (zero1__watch_is_dead(port->watch, i))
+      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s", i,
+                         what);
   return ZERO1_OK;
 }
 

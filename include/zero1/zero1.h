@@ -155,7 +155,9 @@ ZERO1_API zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_conf
                                               int64_t param_count, zero1_optimizer **optimizer);
 
 /** Frees *optimizer and clears it; NULL and a pointer to NULL are fine. Every rank destroys, in any
- *  order: a peer that still waits for this rank gets ZERO1_ERR_PEER. Pointers into the buffers end.
+ *  order: a peer that still waits for this rank gets ZERO1_ERR_PEER, or ZERO1_ERR_ABORTED where
+ * this rank was in the middle of a step; between nodes it may take the timeout. Pointers into the
+ *  buffers end.
  */
 ZERO1_API void zero1_optimizer_destroy(zero1_optimizer **optimizer);
 
