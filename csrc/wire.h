@@ -15,9 +15,20 @@
 
 typedef struct zero1__wire zero1__wire;
 
-/** A send or receive under way; all zero: none. */
+/** One side of a message between threads, waiting for the other. */
+typedef struct zero1__message {
+  struct zero1__message *next;
+  int32_t from, to, tag, is_send, done;
+  void *data;
+  size_t bytes;
+} zero1__message;
+
+/** A send or receive under way; all zero: none. Stays where it is until it is done or cancelled. */
 typedef struct zero1__request {
-  uint64_t word[2]; /* the carrier's */
+  union { /* the carrier's */
+    uint64_t word[2];
+    zero1__message message;
+  };
   int32_t peer;
   int32_t active;
 } zero1__request;

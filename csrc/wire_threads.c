@@ -5,13 +5,7 @@
 
 #include "wire.h"
 
-/* One side of a message, waiting for the other. */
-typedef struct message {
-  struct message *next;
-  int32_t from, to, tag, is_send, done;
-  void *data;
-  size_t bytes;
-} message;
+typedef zero1__message message;
 
 typedef struct notice {
   struct notice *next;
@@ -75,30 +69,24 @@ static message *take_match(zero1__hub *hub, const message *mine) {
   return NULL;
 }
 
-static zero1_status post(zero1__wire *wire, message mine, zero1__request *request,
-                         zero1__error *error) {
+/* Who comes second copies. The message lies in the request: posting needs no memory. */
+static void post(zero1__wire *wire, const message *mine, zero1__request *request) {
   zero1__hub *hub = hub_of(wire);
-  message *kept = malloc(sizeof *kept);
-  if (!kept) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a message");
+  message *own = &request->message;
+  *own = *mine;
   pthread_mutex_lock(&hub->mutex);
-  message *match = take_match(hub, &mine);
+  message *match = take_match(hub, own);
   if (match) {
-    const message *from = mine.is_send ? &mine : match, *to = mine.is_send ? match : &mine;
+    const message *from = own->is_send ? own : match, *to = own->is_send ? match : own;
     if (from->bytes)
       memcpy(to->data, from->data, from->bytes < to->bytes ? from->bytes : to->bytes);
-    match->done = 1;
-    mine.done = 1;
-  }
-  *kept = mine;
-  kept->next = NULL;
-  if (!match) {
-    *hub->last = kept;
-    hub->last = &kept->next;
+    match->done = own->done = 1;
+  } else {
+    *hub->last = own;
+    hub->last = &own->next;
   }
   pthread_mutex_unlock(&hub->mutex);
-  request->word[0] = (uint64_t)(uintptr_t)kept;
   request->active = 1;
-  return ZERO1_OK;
 }
 
 static zero1_status threads_send(zero1__wire *wire, const void *data, size_t bytes, int32_t peer,
@@ -109,37 +97,34 @@ static zero1_status threads_send(zero1__wire *wire, const void *data, size_t byt
                         .is_send = 1,
                         .data = (void *)(uintptr_t)data,
                         .bytes = bytes};
+  (void)error;
   request->peer = peer;
-  return post(wire, mine, request, error);
+  post(wire, &mine, request);
+  return ZERO1_OK;
 }
 
 static zero1_status threads_recv(zero1__wire *wire, void *data, size_t bytes, int32_t peer,
                                  int32_t tag, zero1__request *request, zero1__error *error) {
   const message mine = {.from = peer, .to = wire->rank, .tag = tag, .data = data, .bytes = bytes};
+  (void)error;
   request->peer = peer;
-  return post(wire, mine, request, error);
-}
-
-static message *message_of(const zero1__request *request) {
-  return (message *)(uintptr_t)request->word[0];
+  post(wire, &mine, request);
+  return ZERO1_OK;
 }
 
 static zero1_status threads_test(zero1__wire *wire, zero1__request *request, zero1__error *error) {
   zero1__hub *hub = hub_of(wire);
   (void)error;
   pthread_mutex_lock(&hub->mutex);
-  const int32_t done = message_of(request)->done;
+  const int32_t done = request->message.done;
   pthread_mutex_unlock(&hub->mutex);
-  if (done) {
-    free(message_of(request));
-    request->active = 0;
-  }
+  if (done) request->active = 0;
   return ZERO1_OK;
 }
 
 static int threads_cancel(zero1__wire *wire, zero1__request *request) {
   zero1__hub *hub = hub_of(wire);
-  message *mine = message_of(request);
+  const message *mine = &request->message;
   pthread_mutex_lock(&hub->mutex);
   for (message **at = &hub->first; *at; at = &(*at)->next) {
     if (*at != mine) continue;
@@ -148,7 +133,6 @@ static int threads_cancel(zero1__wire *wire, zero1__request *request) {
     break;
   }
   pthread_mutex_unlock(&hub->mutex);
-  free(mine);
   return 1;
 }
 
