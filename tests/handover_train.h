@@ -15,9 +15,10 @@ typedef struct job {
   const char *name;
   int32_t world, ranks_per_node; /* 0: one node */
   int32_t bf16, private_params, no_overlap, one_pass, threads;
-  int32_t grads_first; /* writes the next gradients before forward waits for a parameter */
-  int32_t broadcast;   /* the waits of sync_params are looked at: armed before it */
-  int32_t split;       /* reduce_grads, then step */
+  int32_t grads_first;  /* writes the next gradients before forward waits for a parameter */
+  int32_t broadcast;    /* the waits of sync_params are looked at: armed before it */
+  int32_t split;        /* reduce_grads, then step */
+  int32_t inline_calls; /* as where MPI allows no threads: messages in the caller's own calls */
 } job;
 
 /* What every rank has seen, and one rank by itself must have seen. */
@@ -236,6 +237,7 @@ static void broadcast_again(zero1_optimizer *optimizer, const job *what, int32_t
 static void train_rank(int32_t rank, zero1_comm *comm, void *arg) {
   run *const self = arg;
   const job *const what = self->what;
+  if (what->inline_calls) comm->inline_calls = 1;
   hooks_on_wire(comm);
   zero1_optimizer *optimizer = create(comm, what, what->world);
   hooks_know(comm, optimizer);

@@ -15,10 +15,11 @@
  * results are those of one rank by itself; with any one of them taken out, they are not, or
  * ThreadSanitizer sees it.
  *
- *   test_handover delays node              random delays
- *   test_handover removals 0..3            takes out one wait after the other, and prints how each
- * was found; every fourth from there test_handover removal N [intact]       one of them, in this
- * process; intact: slow as it is, with the wait left in */
+ *   test_handover delays PATH        random delays on node, exchange or hierarchical
+ *   test_handover removals K         takes one wait out after the other: K, K + 4, K + 8 ... of the
+ *                                    table below, each in a process of its own; prints how each was
+ *                                    found
+ *   test_handover removal N TIMES    one of them, here, with delays TIMES as long; 0: left in */
 #include "check.h"
 
 #include <errno.h>
@@ -42,6 +43,8 @@ static const job DELAYED[] = {
     {.name = "exchange", .world = 3, .ranks_per_node = 1, .bf16 = 1},
     {.name = "exchange", .world = 4, .ranks_per_node = 1, .one_pass = 1, .threads = 2},
     {.name = "exchange", .world = 3, .ranks_per_node = 1, .no_overlap = 1, .grads_first = 1},
+    {.name = "exchange", .world = 3, .ranks_per_node = 1, .inline_calls = 1},
+    {.name = "hierarchical", .world = 4, .ranks_per_node = 2, .inline_calls = 1, .bf16 = 1},
     {.name = "hierarchical", .world = 4, .ranks_per_node = 2},
     {.name = "hierarchical", .world = 4, .ranks_per_node = 2, .private_params = 1, .bf16 = 1},
     {.name = "hierarchical", .world = 4, .ranks_per_node = 2, .one_pass = 1, .grads_first = 1},
