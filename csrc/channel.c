@@ -103,6 +103,7 @@ void zero1__channel_fail(zero1__channel *channel, const zero1__error *error) {
   pthread_mutex_lock(&channel->mutex);
   const int first = !channel->failure.status;
   if (first) channel->failure = *error;
+  atomic_store_explicit(&channel->failed, 1, memory_order_release);
   pthread_mutex_unlock(&channel->mutex);
   if (!first) return;
   channel->ops->abort(channel, error);
@@ -111,6 +112,7 @@ void zero1__channel_fail(zero1__channel *channel, const zero1__error *error) {
 }
 
 zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error) {
+  if (!atomic_load_explicit(&channel->failed, memory_order_acquire)) return ZERO1_OK;
   pthread_mutex_lock(&channel->mutex);
   const zero1_status status = channel->failure.status;
   if (status && error) *error = channel->failure;

@@ -12,6 +12,7 @@
 #define ZERO1__COMM_OPS_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -92,6 +93,7 @@ struct zero1__channel {
   uint32_t epoch;                 /* of the step: set by the schedule before it enqueues */
   int64_t exchange_ns, gather_ns; /* time in the calls below; read when the streams are idle */
   pthread_mutex_t mutex;
+  atomic_int failed; /* 1: there is a failure; every call asks, so without a lock */
   zero1__error
       failure; /* under mutex: the first failure of a call below; the later ones do nothing */
   zero1__lane *lanes[2]; /* or NULL: of the same optimizer, whose peers must learn of a failure */

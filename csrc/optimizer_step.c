@@ -83,6 +83,15 @@ zero1_status zero1_optimizer_zero_grad(zero1_optimizer *optimizer, void *stream)
 
 /* ---- gradients ---- */
 
+/* The first gradient of a step waits for the step before. The others read no clock: there may be
+ * very many of them. */
+static void open_step(zero1_optimizer *optimizer) {
+  if (optimizer->schedule.phase != ZERO1__PHASE_IDLE) return;
+  const int64_t begin_ns = zero1__now_ns();
+  zero1__schedule_open(&optimizer->schedule);
+  timed(optimizer, begin_ns, ZERO1_OK);
+}
+
 static zero1_status begin_mark(zero1_optimizer *optimizer, int64_t index, const void *stream) {
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (!status) status = zero1__optimizer_usable(optimizer);
@@ -105,7 +114,7 @@ static zero1_status begin_mark(zero1_optimizer *optimizer, int64_t index, const 
         "parameter %lld '%.100s' was not waited for after the last step: forward may "
         "have read it too early",
         (long long)index, name);
-  zero1__schedule_open(&optimizer->schedule);
+  open_step(optimizer);
   if (optimizer->schedule.readiness.grads[index] != ZERO1__GRAD_WAITING)
     return zero1__fail(
         &optimizer->error, ZERO1_ERR_STATE, "the gradient of parameter %lld '%.100s' is %s already",
@@ -115,15 +124,12 @@ static zero1_status begin_mark(zero1_optimizer *optimizer, int64_t index, const 
 }
 
 zero1_status zero1_optimizer_grad_ready(zero1_optimizer *optimizer, int64_t index, void *stream) {
-  const int64_t begin_ns = zero1__now_ns();
   const zero1_status status = begin_mark(optimizer, index, stream);
-  if (status) return status;
-  zero1__schedule_mark(&optimizer->schedule, index, ZERO1__GRAD_READY);
-  return timed(optimizer, begin_ns, ZERO1_OK);
+  if (!status) zero1__schedule_mark(&optimizer->schedule, index, ZERO1__GRAD_READY);
+  return status;
 }
 
 zero1_status zero1_optimizer_grad_absent(zero1_optimizer *optimizer, int64_t index, void *stream) {
-  const int64_t begin_ns = zero1__now_ns();
   const zero1_status status = begin_mark(optimizer, index, stream);
   if (status) return status;
   zero1__device *device = optimizer->device;
@@ -132,7 +138,7 @@ zero1_status zero1_optimizer_grad_absent(zero1_optimizer *optimizer, int64_t ind
                     (size_t)optimizer->layout.numel[index] *
                         zero1__dtype_bytes(optimizer->settings.config.grad_dtype));
   zero1__schedule_mark(&optimizer->schedule, index, ZERO1__GRAD_ABSENT);
-  return timed(optimizer, begin_ns, ZERO1_OK);
+  return ZERO1_OK;
 }
 
 /* ---- the step ---- */

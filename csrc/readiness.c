@@ -34,6 +34,7 @@ void zero1__readiness_reset(zero1__readiness *readiness) {
   memset(readiness->grads, ZERO1__GRAD_WAITING, (size_t)layout->param_count);
   memcpy(readiness->pending, readiness->all,
          (size_t)layout->bucket_count * sizeof *readiness->pending);
+  readiness->complete = 0;
   readiness->waiting = layout->slot_count;
   readiness->absent = 0;
 }
@@ -44,7 +45,7 @@ int zero1__readiness_mark(zero1__readiness *readiness, int64_t param, uint8_t gr
   const zero1__range buckets = zero1__layout_buckets_of(readiness->layout, param);
   if (buckets.begin == buckets.end) return 1; /* without elements: nobody waits for it */
   for (int64_t bucket = buckets.begin; bucket < buckets.end; ++bucket)
-    readiness->pending[bucket] -= 1;
+    readiness->complete += --readiness->pending[bucket] == 0;
   readiness->waiting -= 1;
   readiness->absent += grad == ZERO1__GRAD_ABSENT;
   return 1;

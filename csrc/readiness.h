@@ -12,6 +12,7 @@ typedef struct zero1__readiness {
   uint8_t *grads;   /* [param_count] ZERO1__GRAD_ */
   int32_t *pending; /* [bucket_count] parameters of the bucket that are not ready */
   int32_t *all;     /* [bucket_count] parameters of the bucket */
+  int64_t complete; /* buckets with nothing pending */
   int64_t waiting;  /* parameters with elements that are not ready */
   int64_t absent;   /* that are absent */
 } zero1__readiness;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "agree_step.h"
+#include "clock.h"
 
 /* ---- life ---- */
 
@@ -214,15 +215,26 @@ static int takes_two_passes(const zero1__schedule *schedule) {
          config->skip_grad_norm > 0;
 }
 
-int zero1__schedule_mark(zero1__schedule *schedule, int64_t param, uint8_t grad) {
-  if (!zero1__readiness_mark(&schedule->readiness, param, grad)) return 0;
-  if (!schedule->settings->config.overlap || !schedule->two_passes) return 1;
+/* Offers the buckets that `param` was the last one of, and starts what is next in line. */
+static void launch_complete(zero1__schedule *schedule, int64_t param) {
   const zero1__range buckets = zero1__layout_buckets_of(schedule->layout, param);
   for (int64_t bucket = buckets.begin; bucket < buckets.end; ++bucket)
     if (zero1__readiness_bucket(&schedule->readiness, bucket)) offer(schedule, bucket);
   while (schedule->launched < schedule->layout->bucket_count &&
          zero1__readiness_bucket(&schedule->readiness, schedule->launched))
     launch(schedule, schedule->launched++);
+}
+
+/* Most gradients complete no bucket: there may be very many of them, so they cost next to nothing.
+ */
+int zero1__schedule_mark(zero1__schedule *schedule, int64_t param, uint8_t grad) {
+  const int64_t complete = schedule->readiness.complete;
+  if (!zero1__readiness_mark(&schedule->readiness, param, grad)) return 0;
+  if (schedule->readiness.complete == complete) return 1;
+  if (!schedule->settings->config.overlap || !schedule->two_passes) return 1;
+  const int64_t begin_ns = zero1__now_ns();
+  launch_complete(schedule, param);
+  schedule->exposed_ns += zero1__now_ns() - begin_ns;
   return 1;
 }
 
