@@ -96,12 +96,13 @@ static zero1_status agree_records(zero1__schedule *schedule, const agree_args *a
 }
 
 /* The parameters will be updated: what the kernels need for it. */
-static void let_update(zero1__schedule *schedule, const agree_args *args) {
+static void let_update(zero1__schedule *schedule) {
   const zero1_config *config = &schedule->settings->config;
   schedule->count += 1;
   for (int64_t i = 0; i < config->group_count; ++i)
     schedule->scalars[i] = zero1__adam_scalars_make(&schedule->groups[i], schedule->count);
-  schedule->verdict.grad_factor = (float)(args->limits.grad_scale * schedule->outcome.clip_coef);
+  schedule->verdict.grad_factor =
+      (float)(schedule->outcome.grad_scale * schedule->outcome.clip_coef);
   schedule->verdict.skip = 0;
 }
 
@@ -115,7 +116,7 @@ static void agree(zero1__schedule *schedule, const agree_args *args) {
     outcome->skip_reason = ZERO1_SKIP_DROPPED;
   } else if ((args->came_to == ZERO1__CAME_TO_STEP || args->came_to == ZERO1__CAME_TO_GO_ON) &&
              !outcome->skip) {
-    let_update(schedule, args);
+    let_update(schedule);
   }
 }
 

@@ -94,6 +94,7 @@ void zero1__agreed_decide(const zero1__record *records, int32_t count, zero1__ou
   zero1__stats_clear(&total);
   for (int32_t i = 0; i < count; ++i) zero1__stats_merge(&total, &records[i].stats);
   name_culprit(&total, outcome);
+  outcome->grad_scale = limits->grad_scale;
   outcome->grad_norm = total.nonfinite_numel
                            ? (double)NAN
                            : limits->grad_scale * sqrt(zero1__exact_sum_to_double(&total.squares));

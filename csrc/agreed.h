@@ -40,6 +40,7 @@ typedef struct zero1__record {
 typedef struct zero1__outcome {
   zero1__error error; /* of the step: every rank has the same status */
   double grad_norm, clip_coef;
+  double grad_scale; /* that the two were made with: what is set later is of the next step */
   int32_t skip, skip_reason;
   int64_t nonfinite_numel, bad_param;
   int32_t bad_rank;
