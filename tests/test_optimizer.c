@@ -234,6 +234,31 @@ static void masters_keep_their_lower_bits_where_the_parameter_is_unchanged(void)
   over_every_way(write_one_element, &train);
 }
 
+/* Each rank halves its own copy as soon as it may: no peer that still copies sees it halved. */
+static void halve_after_every_step(int32_t rank, zero1_comm *comm, void *arg) {
+  const context *what = (const context *)arg;
+  trainer self;
+  (void)rank;
+  trainer_begin(&self, &what->train, comm);
+  for (int32_t step = 0; step < what->train.steps; ++step) {
+    trainer_backward(&self, step);
+    CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_wait_params(self.optimizer, NULL), ZERO1_OK);
+    for (int32_t i = 0; i < what->train.param_count; ++i) {
+      void *param;
+      CHECK_STATUS(zero1_optimizer_param(self.optimizer, i, &param), ZERO1_OK);
+      for (int64_t e = 0; e < what->train.params[i].numel; ++e) ((float *)param)[e] *= 0.5f;
+    }
+    CHECK_STATUS(zero1_optimizer_params_changed(self.optimizer), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_check_replicas(self.optimizer, NULL), ZERO1_OK);
+  }
+  trainer_end(&self);
+}
+
+static void parameters_may_be_written_once_they_were_waited_for(void) {
+  over_every_way(halve_after_every_step, &base);
+}
+
 /* ---- replicas ---- */
 
 static void flip_one_bit(zero1_optimizer *optimizer, int64_t param, int64_t element) {
@@ -365,14 +390,44 @@ static void what_is_set_between_steps_is_in_effect_from_the_next(void) {
   CHECK_STATUS(zero1_optimizer_set_max_grad_norm(self.optimizer, 0.5), ZERO1_OK);
   CHECK(exp_avg_after(&self, 8) == (float)(2 * (0.5 / (2 + 1e-6))));
   CHECK(trainer_info(&self).clip_coef == 0.5 / (2 + 1e-6));
+  CHECK_STATUS(zero1_optimizer_set_max_grad_norm(self.optimizer, 2), ZERO1_OK);
+  CHECK(exp_avg_after(&self, 8) == (float)(2 / (2 + 1e-6) * 0.25) * 8);
+  CHECK(trainer_info(&self).clip_coef == 2 / (2 + 1e-6));
+  CHECK_STATUS(zero1_optimizer_set_max_grad_norm(self.optimizer, 2 + 1e-6), ZERO1_OK);
+  CHECK(exp_avg_after(&self, 8) == 2);
+  CHECK(trainer_info(&self).clip_coef == 1);
   CHECK_STATUS(zero1_optimizer_set_max_grad_norm(self.optimizer, 0), ZERO1_OK);
   CHECK(exp_avg_after(&self, 8) == 2);
   CHECK_STATUS(zero1_optimizer_set_skip_grad_norm(self.optimizer, 1), ZERO1_OK);
   CHECK(exp_avg_after(&self, 12) == 2); /* skipped */
   CHECK_EQ(trainer_info(&self).skip_reason, ZERO1_SKIP_NORM);
-  CHECK_EQ(trainer_info(&self).count, 4);
+  CHECK_EQ(trainer_info(&self).count, 6);
   trainer_end(&self);
   zero1_comm_destroy(&comm);
+}
+
+/* On rank 0 alone: where it took part in the step, the ranks would go apart. */
+static void scale_after_reduce(int32_t rank, zero1_comm *comm, void *arg) {
+  context *const what = (context *)arg;
+  trainer_result mine = trainer_result_make(&what->train);
+  trainer self;
+  trainer_begin(&self, &what->train, comm);
+  for (int32_t step = 0; step < what->train.steps; ++step) {
+    trainer_backward(&self, step);
+    CHECK_STATUS(zero1_optimizer_reduce_grads(self.optimizer), ZERO1_OK);
+    const zero1_info info = trainer_info(&self);
+    if (!rank) CHECK_STATUS(zero1_optimizer_set_grad_scale(self.optimizer, 1000), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
+    keep(&mine, step, trainer_forward(&self), &info);
+    CHECK_STATUS(zero1_optimizer_set_grad_scale(self.optimizer, 0.37), ZERO1_OK);
+  }
+  check_alike(&self, &mine, &what->reference);
+  trainer_end(&self);
+  trainer_result_free(&mine);
+}
+
+static void a_scale_set_after_reduce_grads_is_of_the_next_step(void) {
+  over_every_way(scale_after_reduce, &base);
 }
 
 static void the_default_scale_makes_the_mean_of_the_ranks(int32_t rank, zero1_comm *comm,
@@ -432,9 +487,11 @@ int main(void) {
   RUN(two_optimizers_of_one_comm_do_not_disturb_each_other);
   RUN(every_root_gives_its_parameters_to_all);
   RUN(masters_keep_their_lower_bits_where_the_parameter_is_unchanged);
+  RUN(parameters_may_be_written_once_they_were_waited_for);
   RUN(a_rank_whose_parameters_differ_by_one_bit_is_found);
   RUN(an_absent_gradient_leaves_its_parameter_alone_or_counts_as_zero);
   RUN(what_is_set_between_steps_is_in_effect_from_the_next);
+  RUN(a_scale_set_after_reduce_grads_is_of_the_next_step);
   RUN(gradients_are_averaged_by_default);
   RUN(a_model_without_trainable_elements_steps_too);
   return check_summary();
