@@ -173,6 +173,12 @@ static void sync_from_every_root(int32_t rank, zero1_comm *comm, void *arg) {
   trainer_begin(&self, &what->train, comm);
   trainer_step(&self, 0, &info);
   trainer_collect(&self, &before);
+  CHECK_STATUS(zero1_optimizer_sync_params(self.optimizer, 0), ZERO1_OK);
+  trainer_collect(&self, &now);
+  for (int64_t e = 0; e < now.numel; ++e) {
+    CHECK_EQ(now.params[e], before.params[e]);
+    if (now.owned[e]) CHECK_EQ(now.master_param[e], now.params[e]); /* lower bits are gone */
+  }
   for (int32_t root = 0; root < self.world_size; ++root) {
     CHECK_STATUS(zero1_comm_barrier(comm), ZERO1_OK);
     if (rank == root || !what->train.share_params) fill(&self, (float)rank + 1.5f);
