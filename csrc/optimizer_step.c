@@ -206,7 +206,7 @@ zero1_status zero1_optimizer_info(zero1_optimizer *optimizer, zero1_info *info, 
   status = wait_all(optimizer);
   const zero1__schedule *schedule = &optimizer->schedule;
   const zero1__outcome *outcome = &schedule->outcome;
-  const zero1_info known = {
+  zero1_info known = {
       .count = schedule->count,
       .attempts = schedule->attempts,
       .grad_norm = outcome->grad_norm,
@@ -216,13 +216,15 @@ zero1_status zero1_optimizer_info(zero1_optimizer *optimizer, zero1_info *info, 
       .nonfinite_numel = outcome->nonfinite_numel,
       .bad_param = outcome->bad_param,
       .bad_rank = outcome->bad_rank,
-      .exchange_ms = (double)schedule->channel->exchange_ns * 1e-6,
-      .reduce_ms = (double)schedule->reduce_ns * 1e-6,
-      .agree_ms = (double)schedule->agree_ns * 1e-6,
-      .update_ms = (double)schedule->update_ns * 1e-6,
-      .gather_ms = (double)schedule->channel->gather_ns * 1e-6,
       .exposed_ms = (double)schedule->exposed_ns * 1e-6,
   };
+  if (schedule->phase != ZERO1__PHASE_COLLECTING) { /* else the streams are still counting */
+    known.exchange_ms = (double)schedule->channel->exchange_ns * 1e-6;
+    known.reduce_ms = (double)schedule->reduce_ns * 1e-6;
+    known.agree_ms = (double)schedule->agree_ns * 1e-6;
+    known.update_ms = (double)schedule->update_ns * 1e-6;
+    known.gather_ms = (double)schedule->channel->gather_ns * 1e-6;
+  }
   const zero1_status put = zero1__struct_put(info, info_bytes, &known, sizeof known);
   if (put)
     return zero1__fail(&optimizer->error, put, "info is %s, info_bytes %zu of %zu",
