@@ -18,6 +18,7 @@ typedef struct job {
   int32_t grads_first;  /* writes the next gradients before forward waits for a parameter */
   int32_t broadcast;    /* the waits of sync_params are looked at: armed before it */
   int32_t split;        /* reduce_grads, then step */
+  int32_t two;          /* optimizers at a time */
   int32_t inline_calls; /* as where MPI allows no threads: messages in the caller's own calls */
 } job;
 
@@ -234,6 +235,33 @@ static void broadcast_again(zero1_optimizer *optimizer, const job *what, int32_t
   }
 }
 
+/* A second optimizer on the same comm, driven by a thread of its own. */
+typedef struct second {
+  pthread_t thread;
+  zero1_optimizer *optimizer;
+  run *self;
+  int32_t rank;
+} second;
+
+static void *train_second(void *context) {
+  second *const at = context;
+  check__thread_rank = at->rank;
+  train(at->optimizer, at->self, at->rank);
+  return NULL;
+}
+
+static void train_both(zero1_optimizer *optimizer, zero1_comm *comm, run *self, int32_t rank) {
+  second at = {.self = self, .rank = rank};
+  at.optimizer = create(comm, self->what, self->what->world);
+  if (rank == 0) write_params(at.optimizer, self->what);
+  CHECK_STATUS(zero1_optimizer_sync_params(at.optimizer, 0), ZERO1_OK);
+  CHECK(!pthread_create(&at.thread, NULL, train_second, &at));
+  train(optimizer, self, rank);
+  CHECK(!pthread_join(at.thread, NULL));
+  CHECK_STATUS(zero1_optimizer_check_replicas(at.optimizer, NULL), ZERO1_OK);
+  zero1_optimizer_destroy(&at.optimizer);
+}
+
 static void train_rank(int32_t rank, zero1_comm *comm, void *arg) {
   run *const self = arg;
   const job *const what = self->what;
@@ -247,7 +275,10 @@ static void train_rank(int32_t rank, zero1_comm *comm, void *arg) {
   read_masters(optimizer, self, 0);
   CHECK_STATUS(zero1_comm_barrier(comm), ZERO1_OK);
   if (!what->broadcast) hooks_arm();
-  train(optimizer, self, rank);
+  if (what->two)
+    train_both(optimizer, comm, self, rank);
+  else
+    train(optimizer, self, rank);
   fail_a_step(optimizer, rank);
   diverge(optimizer, what, rank);
   broadcast_again(optimizer, what, rank);

@@ -39,6 +39,8 @@ static const job DELAYED[] = {
     {.name = "node", .world = 3, .bf16 = 1, .no_overlap = 1},
     {.name = "node", .world = 4, .bf16 = 1, .private_params = 1},
     {.name = "node", .world = 3, .bf16 = 1, .split = 1},
+    {.name = "node", .world = 2, .two = 1, .private_params = 1},
+    {.name = "exchange", .world = 3, .ranks_per_node = 1, .two = 1},
     {.name = "exchange", .world = 2, .ranks_per_node = 1, .split = 1},
     {.name = "exchange", .world = 3, .ranks_per_node = 1, .bf16 = 1},
     {.name = "exchange", .world = 4, .ranks_per_node = 1, .one_pass = 1, .threads = 2},
@@ -46,6 +48,7 @@ static const job DELAYED[] = {
     {.name = "exchange", .world = 3, .ranks_per_node = 1, .inline_calls = 1},
     {.name = "hierarchical", .world = 4, .ranks_per_node = 2, .inline_calls = 1, .bf16 = 1},
     {.name = "hierarchical", .world = 4, .ranks_per_node = 2},
+    {.name = "hierarchical", .world = 4, .ranks_per_node = 2, .two = 1},
     {.name = "hierarchical", .world = 4, .ranks_per_node = 2, .private_params = 1, .bf16 = 1},
     {.name = "hierarchical", .world = 4, .ranks_per_node = 2, .one_pass = 1, .grads_first = 1},
 };
