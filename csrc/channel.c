@@ -106,6 +106,7 @@ void zero1__channel_fail(zero1__channel *channel, const zero1__error *error) {
   atomic_store_explicit(&channel->failed, 1, memory_order_release);
   pthread_mutex_unlock(&channel->mutex);
   if (!first) return;
+  __atomic_store_n(&channel->lost, 1, __ATOMIC_RELEASE);
   channel->ops->abort(channel, error);
   for (size_t i = 0; i < sizeof channel->lanes / sizeof *channel->lanes; ++i)
     if (channel->lanes[i]) channel->lanes[i]->comm->ops->lane_abort(channel->lanes[i], error);

@@ -95,7 +95,8 @@ struct zero1__channel {
   pthread_mutex_t mutex;
   atomic_int failed; /* 1: there is a failure; every call asks, so without a lock */
   zero1__error
-      failure; /* under mutex: the first failure of a call below; the later ones do nothing */
+      failure;  /* under mutex: the first failure of a call below; the later ones do nothing */
+  int32_t lost; /* 1: there is a failure; set and read atomically */
   zero1__lane *lanes[2]; /* or NULL: of the same optimizer, whose peers must learn of a failure */
   zero1__partial *partials; /* of all chunks */
   const void **pointers;    /* contributions of all chunks and partials */

@@ -149,6 +149,7 @@ static void reduce_part(void *context, int32_t thread, int32_t threads) {
 static void reduce_run(void *context, const void *args) {
   const reduce_task *task = args;
   split work = {context, &task->job};
+  if (task->job.lost && __atomic_load_n(task->job.lost, __ATOMIC_ACQUIRE)) return;
   const int64_t begin_ns = zero1__now_ns();
   clear_stats(work.host);
   zero1__pool_run(work.host->pool, reduce_part, &work);

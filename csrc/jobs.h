@@ -53,6 +53,8 @@ typedef struct zero1__reduce_job {
   float *out;          /* or NULL: only `stats` are wanted; may be contributions[k] at fp32 */
   zero1__stats *stats; /* adds to it */
   int32_t partial;     /* 1: the sums are partial: only culprits are noted in stats */
+  const int32_t *lost; /* or NULL: not 0 by the job's turn: its contributions never came, and
+                          nothing is summed. Read atomically. */
 } zero1__reduce_job;
 
 /** Per-step scalars of one parameter group, from its hyper-parameters and the count. */

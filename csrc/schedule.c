@@ -136,7 +136,8 @@ static void reduce_chunk(zero1__schedule *schedule, const zero1__chunk *chunk) {
   zero1__reduce_job job = {.layout = schedule->layout,
                            .blocks = chunk->blocks,
                            .sources = chunk->sources,
-                           .stats = &schedule->stats};
+                           .stats = &schedule->stats,
+                           .lost = &channel->lost};
   if (out) job.out = out + (chunk->blocks.begin - shard_begin) * ZERO1__BLOCK;
   /* One rank's fp32 gradients are their own sum. */
   if (channel->in_place && chunk->sources.count == 1 && job.out == chunk->sources.contributions[0])
@@ -152,7 +153,8 @@ static void reduce_partials(zero1__schedule *schedule, const zero1__chunk *chunk
                                    .sources = partial->sources,
                                    .out = partial->out,
                                    .stats = &schedule->stats,
-                                   .partial = 1};
+                                   .partial = 1,
+                                   .lost = &schedule->channel->lost};
     schedule->device->ops->reduce(schedule->device, schedule->compute, &job, &schedule->reduce_ns);
   }
 }
