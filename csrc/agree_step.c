@@ -90,6 +90,8 @@ static zero1_status agree_records(zero1__schedule *schedule, const agree_args *a
     count = schedule->wider->comm->world_size;
     status = gather(schedule, schedule->wider, &wider, records, sizeof wider);
     if (status) return status;
+    zero1__agreed_check_wider(records, count, outcome);
+    if (outcome->out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
   }
   if (args->came_to != ZERO1__CAME_TO_GO_ON) zero1__agreed_decide(records, count, outcome);
   return agree_absent(schedule);

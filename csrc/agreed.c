@@ -35,6 +35,25 @@ static void fail(zero1__outcome *outcome) {
   outcome->skip_reason = ZERO1_SKIP_ERROR;
 }
 
+static void check_statuses(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
+  for (int32_t i = 0; i < count && !outcome->error.status; ++i)
+    if (records[i].status)
+      zero1__fail(&outcome->error, records[i].status, "rank %d: %.256s", i, records[i].text);
+}
+
+void zero1__agreed_check_wider(const zero1__record *records, int32_t count,
+                               zero1__outcome *outcome) {
+  for (int32_t i = 1; i < count && !outcome->error.status; ++i) {
+    if (records[i].came_to == records[0].came_to) continue;
+    outcome->out_of_step = 1;
+    zero1__fail(&outcome->error, ZERO1_ERR_MISMATCH,
+                "of agree_comm, rank 0 called %s and rank %d called %s",
+                came_to_text(records[0].came_to), i, came_to_text(records[i].came_to));
+  }
+  check_statuses(records, count, outcome);
+  if (outcome->error.status) fail(outcome);
+}
+
 void zero1__agreed_check(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
   for (int32_t i = 1; i < count && !outcome->error.status; ++i) {
     if (records[i].epoch == records[0].epoch && records[i].came_to == records[0].came_to) continue;
@@ -44,9 +63,7 @@ void zero1__agreed_check(const zero1__record *records, int32_t count, zero1__out
                 came_to_text(records[0].came_to), records[0].epoch, i,
                 came_to_text(records[i].came_to), records[i].epoch);
   }
-  for (int32_t i = 0; i < count && !outcome->error.status; ++i)
-    if (records[i].status)
-      zero1__fail(&outcome->error, records[i].status, "rank %d: %.256s", i, records[i].text);
+  check_statuses(records, count, outcome);
   for (int32_t i = 1; i < count && !outcome->error.status; ++i)
     if (records[i].groups_hash != records[0].groups_hash)
       zero1__fail(&outcome->error, ZERO1_ERR_MISMATCH,
@@ -56,14 +73,12 @@ void zero1__agreed_check(const zero1__record *records, int32_t count, zero1__out
 }
 
 static void check_limits(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
-  for (int32_t i = 0; i < count && !outcome->error.status; ++i) {
-    if (records[i].status)
-      zero1__fail(&outcome->error, records[i].status, "rank %d: %.256s", i, records[i].text);
-    else if (memcmp(&records[i].limits, &records[0].limits, sizeof records[0].limits))
+  check_statuses(records, count, outcome);
+  for (int32_t i = 1; i < count && !outcome->error.status; ++i)
+    if (memcmp(&records[i].limits, &records[0].limits, sizeof records[0].limits))
       zero1__fail(
           &outcome->error, ZERO1_ERR_MISMATCH,
           "ranks 0 and %d have set another grad_scale, max_grad_norm, skip_grad_norm or guard", i);
-  }
   if (outcome->error.status) fail(outcome);
 }
 

@@ -52,6 +52,10 @@ typedef struct zero1__outcome {
  * order. ZERO1_ERR_MISMATCH, or the status of the lowest rank with one: in outcome->error. */
 void zero1__agreed_check(const zero1__record *records, int32_t count, zero1__outcome *outcome);
 
+/** The same over config.agree_comm, whose optimizers have groups and attempts of their own. */
+void zero1__agreed_check_wider(const zero1__record *records, int32_t count,
+                               zero1__outcome *outcome);
+
 /** Norm, clipping and the verdict to skip from all ranks' stats. */
 void zero1__agreed_decide(const zero1__record *records, int32_t count, zero1__outcome *outcome);
 
