@@ -38,28 +38,32 @@ static void begin(trainer *self, zero1_comm *shard, zero1_comm *all, const train
   CHECK_STATUS(zero1_optimizer_sync_params(self->optimizer, 0), ZERO1_OK);
 }
 
-static void run_halves(int32_t world_size, int32_t all_per_node, int32_t shard_per_node,
-                       check_rank_fn fn, halves *what) {
+static void run_halves(int32_t all_per_node, const int32_t *shard_per_node, check_rank_fn fn,
+                       halves *what) {
   zero1_comm_options options;
   CHECK_STATUS(zero1_comm_options_init(&options, sizeof options), ZERO1_OK);
-  options.ranks_per_node = shard_per_node;
   for (int32_t half = 0; half < 2; ++half) {
     const trainer_case train = case_of(half, 1);
     trainer_result alone;
     trainer_run_alone(&train, &alone);
     memcpy(what->grad_norm[half], alone.grad_norm, sizeof alone.grad_norm);
     trainer_result_free(&alone);
+    options.ranks_per_node = shard_per_node[half];
     CHECK_STATUS(zero1_comm_create_threads(2, &options, &what->shards[2 * half]), ZERO1_OK);
   }
   options.ranks_per_node = all_per_node;
-  check_threads(world_size, &options, fn, what);
+  check_threads(4, &options, fn, what);
 }
 
-/* Over a node and between nodes, for either comm; in one pass too. */
+/* Over a node and between nodes, for all and for each half; without the guard, which could be one
+ * pass in a half on one node and cannot in the other. */
 static void over_every_way(check_rank_fn fn) {
-  for (int32_t way = 0; way < 4; ++way) {
-    halves what = {.guard = way != 0};
-    run_halves(4, way % 2, way / 2, fn, &what);
+  static const int32_t ways[][3] = {{0, 0, 0}, {1, 0, 0}, {0, 1, 1}, {1, 1, 1}, {0, 0, 1}};
+  for (int32_t way = 0; way < 5; ++way) {
+    for (int32_t guard = 0; guard < 2; ++guard) {
+      halves what = {.guard = guard};
+      run_halves(ways[way][0], &ways[way][1], fn, &what);
+    }
   }
 }
 
@@ -136,9 +140,60 @@ static void both_halves_are_clipped_alike(void) {
   over_every_way(clip_half);
 }
 
+/* Ranks of half 1 set different rates after the norm is known: half 0 is not to go on alone. */
+static void fail_half(int32_t rank, zero1_comm *all, void *arg) {
+  halves *const what = (halves *)arg;
+  const trainer_case train = case_of(rank / 2, 1);
+  zero1_info info;
+  trainer self;
+  begin(&self, what->shards[rank], all, &train);
+  trainer_backward(&self, 0);
+  CHECK_STATUS(zero1_optimizer_reduce_grads(self.optimizer), ZERO1_OK);
+  CHECK_EQ(trainer_info(&self).skipped, 0);
+  CHECK_STATUS(zero1_optimizer_set_lr(self.optimizer, 0, rank == 3 ? 0.5 : 0.25), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_info(self.optimizer, &info, sizeof info), ZERO1_ERR_MISMATCH);
+  CHECK_EQ(info.skipped, 1);
+  CHECK_EQ(info.skip_reason, ZERO1_SKIP_ERROR);
+  CHECK_EQ(info.count, 0);
+  CHECK_STATUS(zero1_optimizer_set_lr(self.optimizer, 0, 0.25), ZERO1_OK);
+  trainer_step(&self, 0, &info);
+  CHECK_EQ(info.count, 1);
+  trainer_end(&self);
+  zero1_comm_destroy(&what->shards[rank]);
+}
+
+static void an_error_in_one_half_stops_both(void) {
+  over_every_way(fail_half);
+}
+
+static void part_ways(int32_t rank, zero1_comm *all, void *arg) {
+  halves *const what = (halves *)arg;
+  const trainer_case train = case_of(rank / 2, what->guard);
+  zero1_info info;
+  trainer self;
+  begin(&self, what->shards[rank], all, &train);
+  trainer_backward(&self, 0);
+  if (rank / 2)
+    CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
+  else
+    CHECK_STATUS(zero1_optimizer_reduce_grads(self.optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_info(self.optimizer, &info, sizeof info), ZERO1_ERR_MISMATCH);
+  CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_ERR_SPENT);
+  CHECK_STATUS(zero1_comm_barrier(all), ZERO1_OK);
+  trainer_end(&self);
+  zero1_comm_destroy(&what->shards[rank]);
+}
+
+static void halves_that_come_for_different_things_are_told(void) {
+  over_every_way(part_ways);
+}
+
 int main(void) {
   RUN(the_norm_is_that_of_both_halves);
   RUN(a_nan_in_one_half_makes_both_skip);
   RUN(both_halves_are_clipped_alike);
+  RUN(an_error_in_one_half_stops_both);
+  RUN(halves_that_come_for_different_things_are_told);
   return check_summary();
 }
