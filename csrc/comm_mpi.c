@@ -13,6 +13,18 @@ static int32_t mpi_allgather(void *context, const void *in, void *out, size_t by
   return MPI_Allgather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, *(MPI_Comm *)context);
 }
 
+/* MPI_Comm_dup, for what may be no communicator: MPI tells of that through MPI_COMM_WORLD, which
+ * would end the program. */
+static int dup_checked(MPI_Comm given, MPI_Comm *mpi) {
+  MPI_Errhandler handler;
+  MPI_Comm_get_errhandler(MPI_COMM_WORLD, &handler);
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  const int code = MPI_Comm_dup(given, mpi);
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, handler);
+  MPI_Errhandler_free(&handler);
+  return code;
+}
+
 /* A duplicate of the caller's communicator whose failures are returned. */
 static zero1_status duplicate(int32_t mpi_comm_f, MPI_Comm *mpi, zero1__error *error) {
   int initialized = 0, finalized = 0;
@@ -23,9 +35,11 @@ static zero1_status duplicate(int32_t mpi_comm_f, MPI_Comm *mpi, zero1__error *e
     return zero1__fail(error, ZERO1_ERR_STATE, "MPI is %s",
                        finalized ? "finalised" : "not initialised");
   const MPI_Comm given = MPI_Comm_f2c(mpi_comm_f);
-  if (given == MPI_COMM_NULL)
+  const int code = given == MPI_COMM_NULL ? MPI_ERR_COMM : dup_checked(given, mpi);
+  int class = code;
+  if (code) MPI_Error_class(code, &class);
+  if (class == MPI_ERR_COMM)
     return zero1__fail(error, ZERO1_ERR_INVALID, "mpi_comm_f %d is no communicator", mpi_comm_f);
-  const int code = MPI_Comm_dup(given, mpi);
   if (code) return zero1__mpi_fail(error, code, "MPI_Comm_dup");
   MPI_Comm_set_errhandler(*mpi, MPI_ERRORS_RETURN);
   return ZERO1_OK;
