@@ -5,7 +5,8 @@
 #include "reference_adamw.h"
 #include "trainer.h"
 
-static const trainer_param params[] = {{300, 0, 0}, {7, 1, 0}, {1, 0, 0}};
+static const trainer_param params[] = {
+    {300, 0, 0}, {7, 1, 0}, {1, 0, 0}, {20, 0, ZERO1_PARAM_NOT_IN_NORM}};
 
 /* AdamW, and Adam with an L2 penalty. */
 static const zero1_group groups[] = {
@@ -14,7 +15,7 @@ static const zero1_group groups[] = {
 };
 
 static const trainer_case base = {.params = params,
-                                  .param_count = 3,
+                                  .param_count = 4,
                                   .groups = groups,
                                   .group_count = 2,
                                   .steps = 20,
@@ -27,15 +28,19 @@ static const trainer_case base = {.params = params,
                                   .order = TRAINER_BACKWARD,
                                   .microbatches = 1};
 
-/* The norm of the made-up gradients, and what clipping makes of their scale. */
-static double factor_of(const trainer_case *train, int32_t step) {
+/* The norm of the made-up gradients. Squares of whole numbers are summed, so that it is exact. */
+static double norm_of(const trainer_case *train, int32_t step) {
   double squares = 0;
   for (int32_t i = 0; i < train->param_count; ++i)
     for (int64_t e = 0; e < train->params[i].numel; ++e) {
       const double sum = trainer_sum(step, i, e);
-      squares += sum * sum;
+      if (!(train->params[i].flags & ZERO1_PARAM_NOT_IN_NORM)) squares += sum * sum;
     }
-  const double norm = train->grad_scale * sqrt(squares);
+  return train->grad_scale * sqrt(squares);
+}
+
+/* What gradients are multiplied by, clipped or not. */
+static double factor_of(const trainer_case *train, double norm) {
   const double coef = train->max_grad_norm / (norm + 1e-6);
   return coef < 1 ? train->grad_scale * coef : train->grad_scale;
 }
@@ -61,7 +66,11 @@ static void check_rank(int32_t rank, zero1_comm *comm, void *arg) {
   (void)rank;
   trainer_run(comm, train, &mine);
   CHECK(mine.clipped > 0 && mine.clipped < train->steps);
-  for (int32_t step = 0; step < train->steps; ++step) factors[step] = factor_of(train, step);
+  for (int32_t step = 0; step < train->steps; ++step) {
+    const double norm = norm_of(train, step);
+    CHECK(mine.grad_norm[step] == norm);
+    factors[step] = factor_of(train, norm);
+  }
   for (int64_t i = 0; i < train->param_count; ++i) {
     for (int64_t e = 0; e < train->params[i].numel; ++e) {
       const reference_adamw x = train_reference(train, i, e, factors);
