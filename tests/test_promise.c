@@ -146,6 +146,31 @@ static void eleven_parameters_of_seven_elements_give_the_same_bits(void) {
   }
 }
 
+/* 1465 buckets of one block per rank: more than a stream holds tasks. */
+static void thousands_of_buckets_give_the_same_bits(void) {
+  static const trainer_param params[] = {{1, 0, 0}, {750000, 1, 0}};
+  for (int32_t ranks_per_node = 0; ranks_per_node < 2; ++ranks_per_node) {
+    for (int32_t overlap = 0; overlap < 2; ++overlap) {
+      const promise_case what = {.train = {.params = params,
+                                           .param_count = 2,
+                                           .groups = promise_groups,
+                                           .group_count = 2,
+                                           .steps = 2,
+                                           .guard = 1,
+                                           .grad_scale = 0.37,
+                                           .bucket_numel = 1,
+                                           .threads = 1,
+                                           .overlap = overlap,
+                                           .order = TRAINER_BACKWARD,
+                                           .microbatches = 1},
+                                 .isa = "baseline",
+                                 .world_size = 2,
+                                 .ranks_per_node = ranks_per_node};
+      check_case(&what);
+    }
+  }
+}
+
 /* ---- the comparison itself ---- */
 
 typedef struct change {
@@ -223,6 +248,7 @@ int main(void) {
   RUN(a_single_bit_is_seen);
   RUN(one_pass_and_two_give_the_same_bits);
   RUN(eleven_parameters_of_seven_elements_give_the_same_bits);
+  RUN(thousands_of_buckets_give_the_same_bits);
   RUN(every_number_of_ranks_on_one_node_gives_the_same_bits);
   RUN(every_number_of_nodes_of_one_rank_gives_the_same_bits);
   RUN(nodes_of_several_ranks_give_the_same_bits);
