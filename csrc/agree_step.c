@@ -154,11 +154,11 @@ static void agree_task(void *context, const void *opaque) {
   schedule->agree_ns += zero1__now_ns() - begin_ns;
 }
 
-void zero1__step_agree(zero1__schedule *schedule, int32_t came_to) {
+void zero1__step_agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass) {
   const zero1_config *config = &schedule->settings->config;
   const zero1__device *device = schedule->device;
   const agree_args args = {.limits = {config->grad_scale, config->max_grad_norm,
-                                      config->skip_grad_norm, config->guard, 0},
+                                      config->skip_grad_norm, config->guard, one_pass},
                            .groups_hash = zero1__groups_hash(config->groups, config->group_count),
                            .epoch = schedule->epoch,
                            .came_to = came_to};

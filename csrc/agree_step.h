@@ -9,6 +9,6 @@ void zero1__step_clear(zero1__schedule *schedule);
 
 /** Enqueues the agreement on the comm stream: sends this rank's record, takes everyone's, and sets
  *  outcome, verdict and, where the step updates, scalars and count. */
-void zero1__step_agree(zero1__schedule *schedule, int32_t came_to);
+void zero1__step_agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass);
 
 #endif

@@ -73,12 +73,21 @@ void zero1__agreed_check(const zero1__record *records, int32_t count, zero1__out
 }
 
 static void check_limits(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
+  const zero1__limits *first = &records[0].limits;
   check_statuses(records, count, outcome);
-  for (int32_t i = 1; i < count && !outcome->error.status; ++i)
-    if (memcmp(&records[i].limits, &records[0].limits, sizeof records[0].limits))
+  for (int32_t i = 1; i < count && !outcome->error.status; ++i) {
+    zero1__limits limits = records[i].limits;
+    limits.one_pass = first->one_pass;
+    if (memcmp(&limits, first, sizeof limits))
       zero1__fail(
           &outcome->error, ZERO1_ERR_MISMATCH,
           "ranks 0 and %d have set another grad_scale, max_grad_norm, skip_grad_norm or guard", i);
+    else if (records[i].limits.one_pass != first->one_pass)
+      zero1__fail(&outcome->error, ZERO1_ERR_MISMATCH,
+                  "ranks 0 and %d have set max_grad_norm or skip_grad_norm at other times: before "
+                  "the step's first gradient was ready, and after it",
+                  i);
+  }
   if (outcome->error.status) fail(outcome);
 }
 

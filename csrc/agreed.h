@@ -20,7 +20,8 @@ enum {
 typedef struct zero1__limits {
   double grad_scale, max_grad_norm, skip_grad_norm;
   int32_t guard;
-  int32_t reserved;
+  int32_t one_pass; /* of reduction and update, which follows from the others, and from when they
+                       were set */
 } zero1__limits;
 
 /** What one rank tells; sent as bytes, so that all of it is set. */

@@ -327,13 +327,13 @@ void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1
     if (two_passes || came_to == ZERO1__CAME_TO_REDUCE) launch_rest(schedule);
   }
   hand_to_comm(schedule, schedule->reduced);
-  zero1__step_agree(schedule, came_to);
+  zero1__step_agree(schedule, came_to, one_pass);
   if (schedule->comm == schedule->compute) /* the caller waits for it, too */
     schedule->device->ops->event_record(schedule->device, schedule->agreed, schedule->comm);
   hand_to_compute(schedule, schedule->agreed);
   if (came_to == ZERO1__CAME_TO_STEP || came_to == ZERO1__CAME_TO_GO_ON)
     update_and_gather(schedule, one_pass);
-  if (one_pass) zero1__step_agree(schedule, ZERO1__CAME_AFTER);
+  if (one_pass) zero1__step_agree(schedule, ZERO1__CAME_AFTER, one_pass);
   schedule->device->ops->event_record(schedule->device, schedule->finished, schedule->comm);
   schedule->phase = came_to == ZERO1__CAME_TO_REDUCE ? ZERO1__PHASE_REDUCED : ZERO1__PHASE_IDLE;
   schedule->attempts += came_to != ZERO1__CAME_TO_REDUCE;

@@ -99,7 +99,11 @@ static void groups_and_limits_must_be_alike(void) {
   fill(records);
   records[3].limits.max_grad_norm = 1;
   outcome = decide(records);
-  is_error(&outcome, ZERO1_ERR_MISMATCH, "ranks 0 and 3");
+  is_error(&outcome, ZERO1_ERR_MISMATCH, "ranks 0 and 3 have set another");
+  fill(records);
+  records[1].limits.one_pass = 1;
+  outcome = decide(records);
+  is_error(&outcome, ZERO1_ERR_MISMATCH, "ranks 0 and 1 have set max_grad_norm");
 }
 
 static void absent_gradients_anywhere_are_noted(void) {
