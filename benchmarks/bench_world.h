@@ -12,13 +12,13 @@
 /** Ends all ranks, with a text, where `good` is 0. */
 __attribute__((format(printf, 2, 3))) static inline void bench_require(int good, const char *format,
                                                                        ...) {
+  char text[512];
   va_list arguments;
   if (good) return;
   va_start(arguments, format);
-  fputs("bench_step: ", stderr);
-  vfprintf(stderr, format, arguments);
-  fputc('\n', stderr);
+  vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
+  fprintf(stderr, "bench_step: %s\n", text); /* at once: other ranks may speak, too */
   MPI_Abort(MPI_COMM_WORLD, 1);
   abort();
 }
