@@ -101,8 +101,13 @@ zero1_status zero1__lane_gather(zero1__lane *lane, const void *in, void *out, si
   const zero1__comm_ops *ops = lane->comm->ops;
   if (!lane->failure.status && !ops->lane_all_gather(lane, in, out, bytes, &lane->failure))
     return ZERO1_OK;
-  if (ops->lane_abort) ops->lane_abort(lane, &lane->failure);
+  zero1__lane_fail(lane, &lane->failure);
   return zero1__fail(error, lane->failure.status, "%s", lane->failure.text);
+}
+
+void zero1__lane_fail(zero1__lane *lane, const zero1__error *why) {
+  if (!lane->failure.status) lane->failure = *why;
+  if (lane->comm->ops->lane_abort) lane->comm->ops->lane_abort(lane, why);
 }
 
 zero1_status zero1__lane_agree(zero1__lane *lane, zero1_status status, zero1__error *error) {

@@ -159,6 +159,9 @@ zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error
 zero1_status zero1__lane_gather(zero1__lane *lane, const void *in, void *out, size_t bytes,
                                 zero1__error *error);
 
+/** This rank gives the lane up: its peers get the status of `why`, now and for good. */
+void zero1__lane_fail(zero1__lane *lane, const zero1__error *why);
+
 /** Whether every rank came with ZERO1_OK: all return the status of the lowest rank that did not,
  * with its text. Collective over the lane. */
 zero1_status zero1__lane_agree(zero1__lane *lane, zero1_status status, zero1__error *error);

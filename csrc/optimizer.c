@@ -126,6 +126,23 @@ static zero1_status assemble(zero1_optimizer *optimizer, zero1__error *error) {
   return status;
 }
 
+/* agree_comm's other ranks must learn of a failure here; where some rank of this comm has not been
+ * given it, and will not come, they can only be told that nothing will come of it. */
+static zero1_status agree_wider(zero1_optimizer *optimizer, zero1_status status,
+                                zero1__error *error) {
+  const zero1_comm *comm = optimizer->comm;
+  const zero1_comm *wider = optimizer->settings.config.agree_comm;
+  const int32_t mine = wider != NULL;
+  int32_t *given = (int32_t *)comm->lane->scratch;
+  int32_t count = status ? 0 : comm->world_size; /* agreed already, if all is well */
+  if (status && !zero1__lane_gather(comm->lane, &mine, given, sizeof mine, NULL))
+    for (int32_t i = 0; i < comm->world_size; ++i) count += given[i];
+  if (!wider || wider == comm) return status;
+  if (count == comm->world_size) return zero1__lane_agree(wider->lane, status, error);
+  zero1__lane_fail(wider->lane, error);
+  return status;
+}
+
 /* Every rank goes through the same sequence of agreements, whatever it finds. */
 static zero1_status create(zero1_optimizer *optimizer, const zero1_config *config,
                            const zero1_param_spec *specs, size_t spec_bytes, int64_t param_count,
@@ -142,12 +159,10 @@ static zero1_status create(zero1_optimizer *optimizer, const zero1_config *confi
     status = comm->ops->channel_open(comm, &channel, &optimizer->channel, error);
   }
   if (!status) status = comm->ops->lane_open(comm, own->timeout_seconds, &optimizer->lane, error);
-  if (own->agree_comm) { /* its other ranks must learn of a failure here */
-    status = zero1__lane_agree(own->agree_comm->lane, status, error);
-    if (!status)
-      status = own->agree_comm->ops->lane_open(own->agree_comm, own->timeout_seconds,
-                                               &optimizer->wider, error);
-  }
+  status = agree_wider(optimizer, status, error);
+  if (!status && own->agree_comm)
+    status = own->agree_comm->ops->lane_open(own->agree_comm, own->timeout_seconds,
+                                             &optimizer->wider, error);
   if (!status) status = zero1__lane_agree(comm->lane, assemble(optimizer, error), error);
   if (!status) {
     optimizer->channel->lanes[0] = optimizer->lane;

@@ -331,11 +331,61 @@ static void check_replicas_names_the_rank_that_diverged(void) {
   on_every_path(rank_changes_its_parameters, 600);
 }
 
+/* ---- a wider circle ---- */
+
+/* Ranks 0 1 and 2 3 are two communicators, and 0 1 2 3 is the one over which they agree. */
+typedef struct circle {
+  zero1_comm *narrow[4];
+} circle;
+
+static void rank_of_a_circle(int32_t rank, zero1_comm *wide, void *arg) {
+  zero1_comm *comm = ((circle *)arg)->narrow[rank];
+  zero1_optimizer *optimizer;
+  arguments mine;
+  fill(&mine);
+  mine.config.agree_comm = wide;
+  if (rank == 1) mine.config.bucket_numel = -7;
+  CHECK_STATUS(create(comm, &mine, &optimizer), ZERO1_ERR_INVALID);
+  CHECK_TEXT(zero1_comm_last_error(comm), "config.bucket_numel is -7");
+  mine.config.bucket_numel = 1024;
+  CHECK_STATUS(create(comm, &mine, &optimizer), ZERO1_OK); /* corrected */
+  misuse_check_works(optimizer);
+  zero1_optimizer_destroy(&optimizer);
+  /* A rank of the other pair has another lr: all skip. */
+  CHECK_STATUS(create(comm, &mine, &optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), ZERO1_OK);
+  if (rank == 3) CHECK_STATUS(zero1_optimizer_set_lr(optimizer, 0, 0.5), ZERO1_OK);
+  CHECK_STATUS(misuse_step(optimizer), ZERO1_ERR_MISMATCH);
+  zero1_optimizer_destroy(&optimizer);
+  /* One that does not come to the circle breaks it, at once. */
+  if (rank == 2) mine.config.agree_comm = NULL;
+  CHECK_STATUS(create(comm, &mine, &optimizer), ZERO1_ERR_MISMATCH);
+  CHECK_TEXT(zero1_comm_last_error(comm), "config.agree_comm");
+  mine.config.agree_comm = NULL;
+  CHECK_STATUS(create(comm, &mine, &optimizer), ZERO1_OK);
+  misuse_check_works(optimizer);
+  zero1_optimizer_destroy(&optimizer);
+  if (rank != 2) CHECK_STATUS(zero1_comm_barrier(wide), ZERO1_ERR_MISMATCH);
+  zero1_comm_destroy(&comm);
+}
+
+static void ranks_that_agree_in_a_wider_circle_fail_together(void) {
+  for (int32_t ranks_per_node = 0; ranks_per_node < 2; ++ranks_per_node) {
+    circle all;
+    zero1_comm_options options;
+    misuse_options(ranks_per_node, 60, &options);
+    for (int pair = 0; pair < 2; ++pair)
+      CHECK_STATUS(zero1_comm_create_threads(2, &options, all.narrow + 2 * pair), ZERO1_OK);
+    check_threads(4, &options, rank_of_a_circle, &all);
+  }
+}
+
 int main(void) {
   RUN(create_names_the_first_difference_on_every_rank);
   RUN(different_hyper_parameters_skip_the_step_on_every_rank);
   RUN(sync_params_has_one_root);
   RUN(different_calls_are_told_apart);
   RUN(check_replicas_names_the_rank_that_diverged);
+  RUN(ranks_that_agree_in_a_wider_circle_fail_together);
   return check_summary();
 }

@@ -108,7 +108,8 @@ typedef struct zero1_config {
 
   /** The ranks over which grad_norm and the verdict to skip are taken, where that is more than the
    *  communicator's: model-parallel groups, several optimizers. Its ranks all reduce and step in
-   * the same order. NULL (default): the communicator. Borrowed until destroy. */
+   * the same order. NULL (default): the communicator. Borrowed until destroy. Where only some
+   *  ranks of the communicator give one, create fails and what they gave is of no use any more. */
   zero1_comm *agree_comm;
 
   void *stream; /* default stream of the calls; ZERO1_STREAM_DEFAULT (default) on the host */
