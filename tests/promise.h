@@ -117,7 +117,7 @@ static inline promise_case promise_case_of(const promise_sample *sample, int32_t
                 .steps = 20,
                 .guard = mode > 0, /* mode 0: reduce and update in one pass, where they can be */
                 .absences = PICK(AXIS_ABSENCES, 2),
-                .schedule = PICK(AXIS_ABSENCES, 2),
+                .schedule = PICK(AXIS_FEW, 2),
                 .grad_scale = 0.37,
                 .max_grad_norm = mode == 2 ? (few ? 10 : 400) : 0,
                 .bucket_numel = buckets[PICK(AXIS_BUCKET, 4)],
