@@ -108,8 +108,10 @@ typedef struct zero1_config {
 
   /** The ranks over which grad_norm and the verdict to skip are taken, where that is more than the
    *  communicator's: model-parallel groups, several optimizers. Its ranks all reduce and step in
-   * the same order. NULL (default): the communicator. Borrowed until destroy. Where only some
-   *  ranks of the communicator give one, create fails and what they gave is of no use any more. */
+   * the same order, and give the same grad_scale (its default differs with the world size).
+   * bad_param and bad_rank of zero1_info are then of the optimizer that found the element. NULL
+   * (default): the communicator. Borrowed until destroy. Where only some ranks of the communicator
+   * give one, create fails and what they gave is of no use any more. */
   zero1_comm *agree_comm;
 
   void *stream; /* default stream of the calls; ZERO1_STREAM_DEFAULT (default) on the host */
