@@ -170,7 +170,7 @@ static inline zero1__sources case_sources(const kernel_case *c) {
 }
 
 static inline zero1__reduce_job case_reduce_job(kernel_case *c) {
-  return (zero1__reduce_job){&c->layout, c->blocks, case_sources(c), c->out, &c->stats, 0};
+  return (zero1__reduce_job){&c->layout, c->blocks, case_sources(c), c->out, &c->stats, 0, NULL};
 }
 
 static inline zero1__update_job case_update_job(kernel_case *c) {
