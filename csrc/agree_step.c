@@ -20,9 +20,7 @@ _Static_assert(sizeof(agree_args) <= ZERO1__HOST_ARGS, "a host call holds the ar
 
 void zero1__step_clear(zero1__schedule *schedule) {
   zero1__stats_clear(&schedule->stats);
-  zero1__outcome_clear(&schedule->outcome);
   schedule->verdict = (zero1__verdict){.skip = 1};
-  schedule->told = 0;
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
   schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;
 }
@@ -36,7 +34,8 @@ static zero1__record record_of(const zero1__schedule *schedule, const agree_args
   mine.groups_hash = args->groups_hash;
   mine.absent = schedule->readiness.absent;
   mine.stats = schedule->stats;
-  mine.status = schedule->local.status;
+  /* What is wrong with the gradients is no reason not to drop them. */
+  mine.status = args->came_to == ZERO1__CAME_TO_DROP ? ZERO1_OK : schedule->local.status;
   snprintf(mine.text, sizeof mine.text, "%.255s", mine.status ? schedule->local.text : "");
   return mine;
 }
@@ -110,6 +109,8 @@ static void let_update(zero1__schedule *schedule) {
 
 static void agree(zero1__schedule *schedule, const agree_args *args) {
   zero1__outcome *outcome = &schedule->outcome;
+  /* Until here it is that of the last step, for a caller who asks between two steps. */
+  if (args->came_to != ZERO1__CAME_TO_GO_ON) zero1__outcome_clear(outcome);
   if (agree_records(schedule, args)) {
     outcome->skip = 1;
     outcome->skip_reason = ZERO1_SKIP_ERROR;

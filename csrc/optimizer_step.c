@@ -36,6 +36,14 @@ zero1_status zero1_optimizer_wait_param(zero1_optimizer *optimizer, int64_t inde
   return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
 }
 
+/* Whether peers may be reading it, or its sum be kept in it, until the step is over. */
+static int is_on_its_way(const zero1_optimizer *optimizer, int64_t index) {
+  const zero1__schedule *schedule = &optimizer->schedule;
+  return schedule->phase == ZERO1__PHASE_REDUCED ||
+         (schedule->phase == ZERO1__PHASE_COLLECTING &&
+          schedule->readiness.grads[index] != ZERO1__GRAD_WAITING);
+}
+
 /* A bucket's parameters have arrived when its peers have updated, and who has updated has read. */
 zero1_status zero1_optimizer_wait_grad(zero1_optimizer *optimizer, int64_t index, void *stream) {
   zero1_status status = zero1__optimizer_enter(optimizer);
@@ -45,7 +53,14 @@ zero1_status zero1_optimizer_wait_grad(zero1_optimizer *optimizer, int64_t index
   if (!status) status = check_stream(optimizer, stream);
   if (status) return status;
   zero1__schedule_wait(&optimizer->schedule, index);
-  return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
+  status = zero1__optimizer_outcome(optimizer);
+  if (!status && is_on_its_way(optimizer, index))
+    status =
+        zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
+                    "the gradient of parameter %lld '%.100s' is on its way: step or drop_grads "
+                    "comes before it is written again",
+                    (long long)index, optimizer->registry.names[index]);
+  return timed(optimizer, begin_ns, status);
 }
 
 static zero1_status wait_all(zero1_optimizer *optimizer) {
@@ -164,6 +179,7 @@ static zero1_status run(zero1_optimizer *optimizer, int32_t came_to) {
     schedule->exposed_ns = 0;
     note_waited(optimizer, 0, optimizer->registry.count, 0);
   }
+  if (came_to != ZERO1__CAME_TO_GO_ON) schedule->told = 0;
   zero1__schedule_run(schedule, came_to, &local);
   if (local.status) {
     optimizer->error = local;

@@ -488,6 +488,37 @@ static void a_model_without_trainable_elements_steps_too(void) {
   over_every_way(step_without_elements, &base);
 }
 
+static void ask_between_steps(int32_t rank, zero1_comm *comm, void *arg) {
+  const int64_t shape[1] = {300};
+  const zero1_param_spec spec = {"w", shape, 1, 0, 0, 0};
+  zero1_config config;
+  zero1_optimizer *optimizer;
+  zero1_info info;
+  void *grad;
+  (void)arg;
+  CHECK_STATUS(zero1_config_init(&config, sizeof config), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_create(comm, &config, &spec, sizeof spec, 1, &optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_grad(optimizer, 0, &grad), ZERO1_OK);
+  ((float *)grad)[7] = 3;
+  CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 0, NULL), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_wait_params(optimizer, NULL), ZERO1_OK);
+  memset(grad, 0, 300 * sizeof(float));
+  ((float *)grad)[7] = rank == 0 ? 5 : 9;
+  CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 0, NULL), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_info(optimizer, &info, sizeof info), ZERO1_OK);
+  CHECK(info.grad_norm == 3 && info.count == 1 && !info.skipped);
+  CHECK_STATUS(zero1_optimizer_wait_grad(optimizer, 0, NULL), ZERO1_ERR_STATE);
+  CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_info(optimizer, &info, sizeof info), ZERO1_OK);
+  CHECK(info.grad_norm == 7 && info.count == 2); /* (5 + 9) / 2 */
+  zero1_optimizer_destroy(&optimizer);
+}
+
+static void info_between_two_steps_is_of_the_last_one(void) {
+  check_threads(2, NULL, ask_between_steps, NULL);
+}
+
 int main(void) {
   RUN(dropped_gradients_change_nothing);
   RUN(two_optimizers_of_one_comm_do_not_disturb_each_other);
@@ -500,5 +531,6 @@ int main(void) {
   RUN(a_scale_set_after_reduce_grads_is_of_the_next_step);
   RUN(gradients_are_averaged_by_default);
   RUN(a_model_without_trainable_elements_steps_too);
+  RUN(info_between_two_steps_is_of_the_last_one);
   return check_summary();
 }

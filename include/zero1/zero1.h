@@ -212,7 +212,8 @@ ZERO1_API zero1_status zero1_optimizer_wait_param(zero1_optimizer *optimizer, in
 ZERO1_API zero1_status zero1_optimizer_wait_params(zero1_optimizer *optimizer, void *stream);
 
 /** Holds `stream` back until no peer reads gradient `index` of the last step any more. Not
- *  collective. Errors as wait_param. */
+ *  collective.
+ *  ZERO1_ERR_STATE: the gradient is ready and its step has not come yet. Errors as wait_param. */
 ZERO1_API zero1_status zero1_optimizer_wait_grad(zero1_optimizer *optimizer, int64_t index,
                                                  void *stream);
 
