@@ -28,7 +28,7 @@ void bench_check_close(bench_check *check);
 void bench_check_before(bench_check *check);
 
 /** Just after it. Ends all ranks, with a text, where a parameter, a moment, on any rank, is not
- * what it should be. */
+ *  what it should be. */
 void bench_check_after(bench_check *check, int64_t count, const bench_step_times *times);
 
 /** The norm of all gradients as they are, from a sum over all elements in double. */

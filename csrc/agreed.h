@@ -50,7 +50,7 @@ typedef struct zero1__outcome {
 } zero1__outcome;
 
 /** Whether the ranks came for the same thing with the same groups. `records`: one per rank, in
- * order. ZERO1_ERR_MISMATCH, or the status of the lowest rank with one: in outcome->error. */
+ *  order. ZERO1_ERR_MISMATCH, or the status of the lowest rank with one: in outcome->error. */
 void zero1__agreed_check(const zero1__record *records, int32_t count, zero1__outcome *outcome);
 
 /** The same over config.agree_comm, whose optimizers have groups and attempts of their own. */

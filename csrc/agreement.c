@@ -6,8 +6,7 @@
 
 #include "fnv.h"
 
-/* Names and values of the fields that must be alike, as numbers that can be compared and printed.
- */
+/* Names and values of the fields that must be alike: numbers to be compared and printed. */
 #define FIELDS(X)                                               \
   X("config.param_dtype", config->param_dtype)                  \
   X("config.grad_dtype", config->grad_dtype)                    \

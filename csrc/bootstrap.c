@@ -9,8 +9,7 @@ static zero1_status all_gather(zero1__lane *lane, const void *in, void *out, siz
   if (result)
     return zero1__fail(error, ZERO1_ERR_COMM, "the caller's all-gather of %zu bytes returned %d",
                        bytes, result);
-  /* Ranks that are not who they say, or a gather that gathers nothing, would be hard to find later.
-   */
+  /* Ranks that are not who they say, or a gather of nothing, would be hard to find later. */
   const int32_t rank = lane->comm->rank;
   const char *own = (const char *)out + (size_t)rank * bytes;
   if (rank >= 0 && rank < lane->comm->world_size && bytes && memcmp(own, in, bytes))

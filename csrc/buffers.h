@@ -15,12 +15,12 @@ typedef struct zero1__buffers {
 } zero1__buffers;
 
 /** Bytes that a rank will allocate, before anything is allocated: for memory that several ranks
- * share its part. */
+ *  share its part. */
 uint64_t zero1__buffers_plan(const zero1__channel_config *config, int32_t params_sharers,
                              int32_t grad_shard);
 
 /** Allocates the state. grad_shard: 1 where sums of 16-bit gradients must be kept.
- * ZERO1_ERR_MEMORY. Ended with zero1__buffers_end, after a failure too. */
+ *  ZERO1_ERR_MEMORY. Ended with zero1__buffers_end, after a failure too. */
 zero1_status zero1__buffers_begin(zero1__buffers *buffers, zero1__channel *channel,
                                   int32_t grad_shard, zero1__error *error);
 void zero1__buffers_end(zero1__buffers *buffers);

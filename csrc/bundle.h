@@ -34,7 +34,7 @@ zero1_status zero1__bundle_open(zero1__bundle *bundle, int32_t capacity, size_t 
 void zero1__bundle_close(zero1__bundle *bundle);
 
 /** The true elements of `blocks`, `each` bytes apiece, whose first block is at `data`: in place
- * where they have no holes, else packed into the staging, which must have room. */
+ *  where they have no holes, else packed into the staging, which must have room. */
 zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, const zero1__layout *layout,
                                  zero1__range blocks, const void *data, size_t each);
 
@@ -42,8 +42,7 @@ zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, const zero1__layout *lay
 zero1_status zero1__bundle_send(zero1__bundle *bundle, const zero1__port *port, int32_t tag,
                                 zero1__parcel parcel, int32_t peer, zero1__error *error);
 
-/** Posts the receive of what the peer packed of the same blocks; `data` has room for all of them.
- */
+/** Posts the receive of what the peer packed of the same blocks; `data` has room for them all. */
 zero1_status zero1__bundle_recv(zero1__bundle *bundle, const zero1__port *port, int32_t tag,
                                 const zero1__layout *layout, zero1__range blocks, void *data,
                                 size_t each, int32_t peer, zero1__error *error);

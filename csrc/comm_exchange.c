@@ -1,6 +1,5 @@
 /* Every rank exchanges with every rank, in chunks through a bounded ring: contributions arrive as
- * they are, 16 bits on the wire where the gradients have 16, and are summed in fp32 in rank order.
- */
+ * they are, 16 bits on the wire where the gradients have 16; their sum is fp32, in rank order. */
 #include <stdlib.h>
 
 #include "wire_comm.h"

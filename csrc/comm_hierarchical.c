@@ -32,8 +32,7 @@ static void hier_close(zero1__channel *channel) {
   free(channel);
 }
 
-/* A ring slot holds, for every node, the partial sum made here for it and the one received from it.
- */
+/* A ring slot holds, for every node, the partial sum made here for it and the one from there. */
 static void point(hier_channel *self, size_t piece_bytes) {
   zero1__channel *channel = &self->wire.base;
   const zero1__layout *layout = channel->config.layout;

@@ -38,7 +38,7 @@ static void node_lane_close(zero1__lane *lane) {
   free(lane);
 }
 
-/* `node` is the lane's from here on; NULL is a failure that has its text already. */
+/* NULL is a failure that has its text already. The caller fills in `node`, owned by the lane. */
 static node_lane *lane_alloc(zero1_comm *comm, double timeout_seconds, zero1__error *error) {
   node_lane *lane = calloc(1, sizeof *lane);
   if (!lane) {

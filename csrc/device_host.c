@@ -1,5 +1,4 @@
-/* The host as a device: kernels of kernels_host.c, split over a pool, in streams of stream_host.c.
- */
+/* The host as a device: kernels of kernels_host.c split over a pool, in streams of stream_host.c */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -69,7 +69,7 @@ typedef struct zero1__adam_scalars {
   float step_size; /* lr / (1 - beta1^count) */
 } zero1__adam_scalars;
 
-/** What the ranks agreed on; lives in device memory and is read by kernels when they run. */
+/** What the ranks agreed on; read by kernels when they run, not when they are enqueued. */
 typedef struct zero1__verdict {
   int32_t skip;      /* 1: update does nothing */
   float grad_factor; /* grad_scale * clip_coef, multiplied in double, rounded once */
@@ -102,11 +102,11 @@ typedef struct zero1__master_job {
 } zero1__master_job;
 
 /** Adds a hash of the elements' bits to *hash, a wrapping sum over elements of mix(index in the
- *  parameter buffer, bits): no order. Serves frozen blocks too: `ranges` are element ranges. */
+ *  parameter buffer, bits): no order. Serves frozen parameters too. */
 typedef struct zero1__hash_job {
   const void *data; /* the whole parameter buffer */
   zero1__dtype dtype;
-  zero1__range elements; /* of the buffer, all of them true elements of one parameter */
+  zero1__range elements; /* of the buffer, all of them true elements, no padding */
   uint64_t *hash;
 } zero1__hash_job;
 

@@ -46,7 +46,7 @@ typedef struct zero1__node_shape {
 } zero1__node_shape;
 
 /** Each rank of the node makes a mapping of `bytes` (its own choice) and maps the others'.
- * Collective over the whole lane. [out] mappings [size], closed one by one; none on failure. */
+ *  Collective over the whole lane. [out] mappings [size], closed one by one; none on failure. */
 zero1_status zero1__mapping_share(zero1__lane *lane, const zero1__node_shape *shape, size_t bytes,
                                   zero1__mapping *mappings, zero1__error *error);
 

@@ -67,7 +67,7 @@ void zero1__node_post(zero1__node *node, int64_t flag, uint32_t value);
 
 /** Waits for a peer's flag. what: for the error's text, as in "the gradients of bucket".
  *  ZERO1_ERR_PEER, ZERO1_ERR_TIMEOUT: naming the peer; or what a peer has aborted with. A dead peer
- * ends every wait, one that closed its end those for it alone. */
+ *  ends every wait, one that closed its end those for it alone. */
 zero1_status zero1__node_wait(zero1__node *node, int32_t peer, int64_t flag, uint32_t value,
                               const char *what, zero1__error *error);
 

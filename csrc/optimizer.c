@@ -68,7 +68,7 @@ static zero1_status take_arguments(zero1_optimizer *optimizer, const zero1_confi
 }
 
 /* Sums of 16-bit gradients have memory of their own where contributions do not stay, and where more
- * ranks' contributions than two would have to be read twice instead; see design: memory. */
+ * ranks' contributions than two would have to be read twice instead. */
 static int32_t needs_grad_shard(const zero1_config *config, const zero1_comm *comm, int in_place) {
   if (config->grad_dtype == ZERO1_DTYPE_FP32) return 0;
   if (!in_place) return 1;

@@ -27,7 +27,7 @@ struct zero1_optimizer {
 zero1_status zero1__optimizer_enter(zero1_optimizer *optimizer);
 
 /** ZERO1_ERR_SPENT where an earlier failure left nothing to go on with, or that failure itself
- * where the caller does not know of it yet. */
+ *  where the caller does not know of it yet. */
 zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer);
 
 /** The error of the last step, where it had one that the caller does not know yet; call when the

@@ -127,8 +127,7 @@ zero1_status zero1_optimizer_set_skip_grad_norm(zero1_optimizer *optimizer, doub
 
 /* ---- what this rank owns ---- */
 
-/* Calls back for each owned range; stops where `visit` returns 0. Returns how many it has visited.
- */
+/* Calls back for each owned range; stops where `visit` returns 0. Returns how many it visited. */
 static int64_t visit_owned(zero1_optimizer *optimizer,
                            int (*visit)(zero1_optimizer *, int64_t, int64_t, const zero1__segment *,
                                         void *),

@@ -228,8 +228,7 @@ static void launch_complete(zero1__schedule *schedule, int64_t param) {
     launch(schedule, schedule->launched++);
 }
 
-/* Most gradients complete no bucket: there may be very many of them, so they cost next to nothing.
- */
+/* Most gradients complete no bucket: there may be very many of them, so they cost very little. */
 int zero1__schedule_mark(zero1__schedule *schedule, int64_t param, uint8_t grad) {
   const int64_t complete = schedule->readiness.complete;
   if (!zero1__readiness_mark(&schedule->readiness, param, grad)) return 0;
@@ -317,8 +316,7 @@ void zero1__schedule_open(zero1__schedule *schedule) {
 }
 
 void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1__error *local) {
-  /* Limits may have been set since the first gradient was ready: they can add a pass, not save it.
-   */
+  /* Limits set since the first gradient was ready can add a pass; they cannot save one. */
   const int two_passes = schedule->two_passes || takes_two_passes(schedule);
   const int one_pass = came_to == ZERO1__CAME_TO_STEP && !two_passes;
   if (schedule->phase == ZERO1__PHASE_COLLECTING) {

@@ -3,18 +3,19 @@
  *
  * Each hand-over is an event or a flag with a name, and has one writer:
  *
- *   grads_ready            comm: offer -> arrive        backward is done with a bucket
- *   offered                comm -> compute              the node's gradients of a bucket may be
- * read arrived[ring]          comm -> compute              a chunk's contributions may be read
- *   made[ring]             compute -> comm              a chunk's partial sums may be sent
- *   freed[ring]            compute -> comm              a chunk's receive buffer may be filled
- * again reduced                compute -> comm              this rank's stats are complete agreed
- * comm -> compute              the verdict is there; every rank is in its step (params_free):
- * parameters may be written updated[bucket]        compute -> comm, and comm: publish -> all_gather
- *   gathered[bucket]       comm -> the caller           forward may read, backward may write again
- *                                                       (grads_free: who has updated has read)
- *   finished               comm -> the caller           nothing of the step is under way any more
- */
+ *   grads_ready       comm: offer -> arrive    backward is done with a bucket
+ *   offered           comm -> compute          the node's gradients of a bucket may be read
+ *   arrived[ring]     comm -> compute          a chunk's contributions may be read
+ *   made[ring]        compute -> comm          a chunk's partial sums may be sent
+ *   freed[ring]       compute -> comm          a chunk's receive buffer may be filled again
+ *   reduced           compute -> comm          this rank's stats are complete
+ *   agreed            comm -> compute          the verdict is there; every rank is in its step
+ *                                              (params_free): parameters may be written
+ *   updated[bucket]   compute -> comm, and     a shard's parameters have been written
+ *                     comm: publish -> all_gather
+ *   gathered[bucket]  comm -> the caller       forward may read, backward may write again
+ *                                              (grads_free: who has updated has read)
+ *   finished          comm -> the caller       nothing of the step is under way any more */
 #ifndef ZERO1__SCHEDULE_H
 #define ZERO1__SCHEDULE_H
 
@@ -64,8 +65,8 @@ typedef struct zero1__schedule {
   int64_t reduce_ns, update_ns, agree_ns;
 } zero1__schedule;
 
-/** Collective where lanes are opened by the caller before. ZERO1_ERR_MEMORY, ZERO1_ERR_DEVICE.
- * Ended with zero1__schedule_end, after a failure too: it waits for what is under way. */
+/** Not collective: the caller has opened the lanes. ZERO1_ERR_MEMORY, ZERO1_ERR_DEVICE.
+ *  Ended with zero1__schedule_end, after a failure too: it waits for what is under way. */
 zero1_status zero1__schedule_begin(zero1__schedule *schedule, zero1__channel *channel,
                                    const zero1__buffers *buffers, const zero1__settings *settings,
                                    zero1__lane *lane, zero1__lane *wider, zero1__error *error);
@@ -78,7 +79,7 @@ int zero1__schedule_mark(zero1__schedule *schedule, int64_t param, uint8_t grad)
 void zero1__schedule_open(zero1__schedule *schedule);
 
 /** Enqueues what `came_to` (ZERO1__CAME_TO_) is. `local`: what is wrong on this rank, or ZERO1_OK:
- * it takes part all the same, so that its peers learn of it. */
+ *  it takes part all the same, so that its peers learn of it. */
 void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1__error *local);
 
 /** Wait for the verdict and one parameter's buckets, or for all of the last step. */

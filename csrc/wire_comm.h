@@ -57,7 +57,7 @@ typedef struct zero1__wire_channel {
 zero1__port zero1__wire_port(zero1_comm *comm, double timeout_seconds);
 
 /** Bundles of `capacity` messages, `slot_bytes` of receive buffer each; after zero1__channel_begin
- * and with `port` set. Not collective. */
+ *  and with `port` set. Not collective. */
 zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t ring_count,
                                       int32_t capacity, size_t slot_bytes, size_t staging_bytes,
                                       zero1__error *error);
@@ -67,7 +67,7 @@ void zero1__wire_channel_close(zero1__wire_channel *channel);
 char *zero1__wire_slot(const zero1__wire_channel *channel, int32_t ring);
 
 /** Sends this rank's new parameters of a bucket to ranks first, first + stride, ... [count] of
- * them, this one among them, and receives theirs. */
+ *  them, this one among them, and receives theirs. */
 zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, int32_t first,
                                 int32_t stride, int32_t count, zero1__error *error);
 
@@ -76,7 +76,7 @@ zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, int32_t first, 
                                    int32_t count, int32_t root, zero1__error *error);
 
 /** Blocks per shard and chunk so that ring_count chunks of `shards` shards, `each` bytes an
- * element, fit the workspace. */
+ *  element, fit the workspace. */
 int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layout *layout,
                                  int32_t ring_count, int32_t shards, size_t each);
 

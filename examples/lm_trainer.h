@@ -35,8 +35,7 @@ typedef struct lm_trainer {
   char error[512];
 } lm_trainer;
 
-/** True where all ranks are; else the lowest rank that is not tells its trainer->error. Collective.
- */
+/** Collective. True where all ranks are; else the lowest rank that is not tells its error. */
 bool lm_agree(lm_trainer *t, bool ok);
 
 /** This rank cannot go on in the middle of the run: ends it, so that neither peers in the library

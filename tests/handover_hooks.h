@@ -241,8 +241,7 @@ WRAP(void, zero1__pool_run, zero1__pool *pool, zero1__pool_fn fn, void *context)
   hooks_call = before;
 }
 
-/* ---- the wait of a lane over wires: inside wire.c, so that it is taken out below, in the carrier
- */
+/* ---- the wait of a lane over wires: inside wire.c, so taken out below, in the carrier ---- */
 
 static const zero1__wire_ops *hooks_carrier;
 static zero1__wire_ops hooks_wire_ops;
