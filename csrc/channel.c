@@ -103,17 +103,16 @@ void zero1__channel_fail(zero1__channel *channel, const zero1__error *error) {
   pthread_mutex_lock(&channel->mutex);
   const int first = !channel->failure.status;
   if (first) channel->failure = *error;
-  atomic_store_explicit(&channel->failed, 1, memory_order_release);
+  __atomic_store_n(&channel->lost, 1, __ATOMIC_RELEASE);
   pthread_mutex_unlock(&channel->mutex);
   if (!first) return;
-  __atomic_store_n(&channel->lost, 1, __ATOMIC_RELEASE);
   channel->ops->abort(channel, error);
   for (size_t i = 0; i < sizeof channel->lanes / sizeof *channel->lanes; ++i)
     if (channel->lanes[i]) channel->lanes[i]->comm->ops->lane_abort(channel->lanes[i], error);
 }
 
 zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error) {
-  if (!atomic_load_explicit(&channel->failed, memory_order_acquire)) return ZERO1_OK;
+  if (!__atomic_load_n(&channel->lost, __ATOMIC_ACQUIRE)) return ZERO1_OK;
   pthread_mutex_lock(&channel->mutex);
   const zero1_status status = channel->failure.status;
   if (status && error) *error = channel->failure;
@@ -148,6 +147,6 @@ void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__
                          int64_t index, const int32_t *skip) {
   if (!fn) return;
   const call_args call = {fn, index, skip, channel->epoch};
-  const zero1__device *device = channel->config.device;
-  device->ops->host_call(channel->config.device, stream, call_task, channel, &call, sizeof call);
+  zero1__device *device = channel->config.device;
+  device->ops->host_call(device, stream, call_task, channel, &call, sizeof call);
 }

@@ -12,7 +12,6 @@
 #define ZERO1__COMM_OPS_H
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,8 +40,8 @@ struct zero1__lane {
   zero1_comm *comm;
   double timeout_seconds;
   zero1__error failure; /* of its first gather that failed: the later ones fail the same way */
-  zero1__error
-      *scratch; /* [world_size] of zero1__lane_agree, so that it cannot run out of memory */
+  /* [world_size] of zero1__lane_agree, so that it cannot run out of memory */
+  zero1__error *scratch;
 };
 
 /** Sums over this node's ranks that go to one other node (hierarchical only). */
@@ -93,17 +92,16 @@ struct zero1__channel {
   uint32_t epoch;                 /* of the step: set by the schedule before it enqueues */
   int64_t exchange_ns, gather_ns; /* time in the calls below; read when the streams are idle */
   pthread_mutex_t mutex;
-  atomic_int failed; /* 1: there is a failure; every call asks, so without a lock */
-  zero1__error
-      failure;  /* under mutex: the first failure of a call below; the later ones do nothing */
-  int32_t lost; /* 1: there is a failure; set and read atomically */
+  /* under mutex: the first failure of a call below; the later ones do nothing */
+  zero1__error failure;
+  int32_t lost;          /* 1: there is a failure; read atomically: every call and every sum asks */
   zero1__lane *lanes[2]; /* or NULL: of the same optimizer, whose peers must learn of a failure */
   zero1__partial *partials; /* of all chunks */
   const void **pointers;    /* contributions of all chunks and partials */
 };
 
 /** A call of a channel that runs in a stream, or on the calling thread. `index` is a bucket or,
- * where it says so, a chunk. `epoch` is that of the step which it belongs to. */
+ *  where it says so, a chunk. `epoch` is that of the step which it belongs to. */
 typedef zero1_status (*zero1__channel_fn)(zero1__channel *channel, int64_t index, uint32_t epoch,
                                           zero1__error *error);
 
@@ -119,7 +117,7 @@ struct zero1__comm_ops {
   zero1_status (*lane_all_gather)(zero1__lane *lane, const void *in, void *out, size_t bytes,
                                   zero1__error *error);
   /** Wakes the peers that wait in this lane, or will: they get the status of `why` and a text that
-   * names this rank. Not collective. NULL: the lane's peers cannot be told. */
+   *  names this rank. Not collective. NULL: the lane's peers cannot be told. */
   void (*lane_abort)(zero1__lane *lane, const zero1__error *why);
 
   /** Collective, on the caller's thread. All ranks succeed or all fail. */
@@ -163,7 +161,7 @@ zero1_status zero1__lane_gather(zero1__lane *lane, const void *in, void *out, si
 void zero1__lane_fail(zero1__lane *lane, const zero1__error *why);
 
 /** Whether every rank came with ZERO1_OK: all return the status of the lowest rank that did not,
- * with its text. Collective over the lane. */
+ *  with its text. Collective over the lane. */
 zero1_status zero1__lane_agree(zero1__lane *lane, zero1_status status, zero1__error *error);
 
 /* ---- for the backends (comm.c, channel.c) ---- */
@@ -175,8 +173,8 @@ void zero1__lane_end(zero1__lane *lane);
 
 /** Shared start of every channel: copies config, allocates the tables for `chunk_blocks` blocks per
  *  shard and chunk, with room for `sources` contributions a chunk and for `partials` partial sums
- * of `partial_sources` contributions each, and fills in all but the pointers. `channel` is zeroed.
- */
+ *  of `partial_sources` contributions each, and fills in all but the pointers. `channel` is
+ *  zeroed. */
 zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
                                   const zero1__channel_config *config, int64_t chunk_blocks,
                                   int32_t sources, int32_t partials, int32_t partial_sources,
