@@ -6,7 +6,6 @@
 
 #include "agreement.h"
 #include "clock.h"
-#include "kernels_host.h"
 #include "rules.h"
 
 typedef struct agree_args {
@@ -157,7 +156,7 @@ static void agree_task(void *context, const void *opaque) {
 
 void zero1__step_agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass) {
   const zero1_config *config = &schedule->settings->config;
-  const zero1__device *device = schedule->device;
+  zero1__device *device = schedule->device;
   const agree_args args = {.limits = {config->grad_scale, config->max_grad_norm,
                                       config->skip_grad_norm, config->guard, one_pass},
                            .groups_hash = zero1__groups_hash(config->groups, config->group_count),
@@ -166,6 +165,5 @@ void zero1__step_agree(zero1__schedule *schedule, int32_t came_to, int32_t one_p
   if (came_to == ZERO1__CAME_TO_STEP || came_to == ZERO1__CAME_TO_GO_ON)
     memcpy(schedule->groups, config->groups,
            (size_t)config->group_count * sizeof *schedule->groups);
-  device->ops->host_call(schedule->device, schedule->comm, agree_task, schedule, &args,
-                         sizeof args);
+  device->ops->host_call(device, schedule->comm, agree_task, schedule, &args, sizeof args);
 }

@@ -3,8 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels_host.h"
-
 /* The divisor's margin of torch.nn.utils.clip_grad_norm_ and Megatron-LM. */
 #define CLIP_EPS 1e-6
 

@@ -1,4 +1,4 @@
-/* Data types: sizes and names. Conversions are arithmetic, in rules.h. */
+/* Data types and their sizes. Conversions are arithmetic, in rules.h. */
 #ifndef ZERO1__DTYPE_H
 #define ZERO1__DTYPE_H
 
@@ -16,10 +16,6 @@ static inline int zero1__dtype_valid(int32_t dtype) {
 /** Bytes of one element. */
 static inline size_t zero1__dtype_bytes(zero1__dtype dtype) {
   return dtype == ZERO1_DTYPE_FP32 ? 4 : 2;
-}
-
-static inline const char *zero1__dtype_name(zero1__dtype dtype) {
-  return dtype == ZERO1_DTYPE_FP32 ? "fp32" : "bf16";
 }
 
 #endif

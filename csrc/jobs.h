@@ -11,13 +11,14 @@
 #include "dtype.h"
 #include "exact_sum.h"
 #include "layout.h"
+#include "rules.h"
 
 /** What a pass over gradients finds out. Merged by addition and minimum: no order. */
 typedef struct zero1__stats {
   zero1__exact_sum squares; /* of the summed gradients, before grad_scale, of parameters in the
                                norm; a block that holds a non-finite element is left out */
   int64_t nonfinite_numel;  /* elements of the sums that are not finite */
-  uint64_t culprit;         /* lowest zero1__culprit key; UINT64_MAX: none */
+  uint64_t culprit;         /* lowest zero1__culprit_key; ZERO1__CULPRIT_NONE: none */
 } zero1__stats;
 
 /** Key of a culprit: the lowest parameter counts, then the lowest rank. */
@@ -32,6 +33,18 @@ static inline int64_t zero1__culprit_param(uint64_t key) {
 }
 static inline uint32_t zero1__culprit_rank(uint64_t key) {
   return (uint32_t)(key & 0xffffffu);
+}
+
+static inline void zero1__stats_clear(zero1__stats *stats) {
+  zero1__exact_sum_clear(&stats->squares);
+  stats->nonfinite_numel = 0;
+  stats->culprit = ZERO1__CULPRIT_NONE;
+}
+
+static inline void zero1__stats_merge(zero1__stats *into, const zero1__stats *from) {
+  zero1__exact_sum_merge(&into->squares, &from->squares);
+  into->nonfinite_numel += from->nonfinite_numel;
+  if (from->culprit < into->culprit) into->culprit = from->culprit;
 }
 
 /** Where the gradients for a run of blocks of one shard come from. */
@@ -56,18 +69,6 @@ typedef struct zero1__reduce_job {
   const int32_t *lost; /* or NULL: not 0 by the job's turn: its contributions never came, and
                           nothing is summed. Read atomically. */
 } zero1__reduce_job;
-
-/** Per-step scalars of one parameter group, from its hyper-parameters and the count. */
-typedef struct zero1__adam_scalars {
-  float decay;           /* 1 - lr * weight_decay where decoupled, else 1 */
-  float l2;              /* weight_decay where not decoupled, else 0 */
-  float one_minus_beta1; /* 1 - beta1, subtracted in double */
-  float beta2;
-  float one_minus_beta2;
-  float inverse_sqrt_bias2; /* 1 / sqrt(1 - beta2^count) */
-  float eps;
-  float step_size; /* lr / (1 - beta1^count) */
-} zero1__adam_scalars;
 
 /** What the ranks agreed on; read by kernels when they run, not when they are enqueued. */
 typedef struct zero1__verdict {

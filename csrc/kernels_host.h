@@ -22,7 +22,4 @@ typedef struct zero1__kernels {
  *  processor or build has it not. */
 zero1_status zero1__kernels_pick(const zero1__kernels **kernels, zero1__error *error);
 
-void zero1__stats_clear(zero1__stats *stats);
-void zero1__stats_merge(zero1__stats *into, const zero1__stats *from);
-
 #endif

@@ -46,15 +46,3 @@ zero1_status zero1__kernels_pick(const zero1__kernels **kernels, zero1__error *e
   return zero1__fail(error, ZERO1_ERR_INVALID,
                      "ZERO1_ISA is \"%s\": not one of baseline, avx2, avx512", wanted);
 }
-
-void zero1__stats_clear(zero1__stats *stats) {
-  zero1__exact_sum_clear(&stats->squares);
-  stats->nonfinite_numel = 0;
-  stats->culprit = ZERO1__CULPRIT_NONE;
-}
-
-void zero1__stats_merge(zero1__stats *into, const zero1__stats *from) {
-  zero1__exact_sum_merge(&into->squares, &from->squares);
-  into->nonfinite_numel += from->nonfinite_numel;
-  if (from->culprit < into->culprit) into->culprit = from->culprit;
-}

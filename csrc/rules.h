@@ -25,7 +25,7 @@
 #include <string.h>
 
 #include "inline.h"
-#include "jobs.h"
+#include "zero1/zero1.h"
 
 ZERO1__INLINE uint32_t zero1__bits(float value) {
   uint32_t bits;
@@ -66,6 +66,18 @@ ZERO1__INLINE uint16_t zero1__fp32_to_bf16(float value) {
 ZERO1__INLINE double zero1__square(float value) {
   return (double)value * (double)value;
 }
+
+/** Per-step scalars of one parameter group, from its hyper-parameters and the count. */
+typedef struct zero1__adam_scalars {
+  float decay;           /* 1 - lr * weight_decay where decoupled, else 1 */
+  float l2;              /* weight_decay where not decoupled, else 0 */
+  float one_minus_beta1; /* 1 - beta1, subtracted in double */
+  float beta2;
+  float one_minus_beta2;
+  float inverse_sqrt_bias2; /* 1 / sqrt(1 - beta2^count) */
+  float eps;
+  float step_size; /* lr / (1 - beta1^count) */
+} zero1__adam_scalars;
 
 /** State of one element. */
 typedef struct zero1__adam_element {
