@@ -20,9 +20,4 @@ zero1_status zero1__bootstrap_begin(zero1__bootstrap *bootstrap, int32_t rank, i
                                     zero1__error *error);
 void zero1__bootstrap_end(zero1__bootstrap *bootstrap);
 
-/** The node comm of ranks [0, world_size) of one machine, introduced by `lane`. Collective.
- *  ZERO1_ERR_UNSUPPORTED: the ranks do not see each other as processes of one machine. */
-zero1_status zero1__comm_node_create(zero1__lane *lane, const zero1_comm_options *options,
-                                     zero1_comm **comm, zero1__error *error);
-
 #endif

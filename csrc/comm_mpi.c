@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bootstrap.h"
+#include "comm_node.h"
 #include "wire_comm.h"
 #include "wire_mpi.h"
 

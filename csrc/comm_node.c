@@ -1,12 +1,12 @@
 /* The ranks of one machine, as processes or as threads: contributions point straight into the
  * peers' gradient buffers, and owners write parameters where everyone reads them, or everyone
  * copies them from their owner. No library is called once the ranks know each other. */
+#include "comm_node.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "bootstrap.h"
-#include "comm_ops.h"
-#include "comm_threads.h"
 #include "node.h"
 #include "node_buffers.h"
 
@@ -271,8 +271,8 @@ zero1_status zero1_comm_create_node(int32_t rank, int32_t world_size, zero1_allg
 
 /* ---- ranks as threads ---- */
 
-zero1_status zero1__comm_threads_create(int32_t world_size, double timeout_seconds,
-                                        zero1_comm **comms, zero1__error *error) {
+zero1_status zero1__comm_node_create_threads(int32_t world_size, double timeout_seconds,
+                                             zero1_comm **comms, zero1__error *error) {
   zero1__node **nodes = calloc((size_t)world_size, sizeof *nodes);
   zero1_status status =
       nodes ? zero1__node_open_threads(world_size, timeout_seconds, nodes, error)

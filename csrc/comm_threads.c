@@ -3,8 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "comm_threads.h"
+#include "comm_node.h"
 #include "wire_comm.h"
+#include "wire_threads.h"
 
 static zero1_status over_wires(int32_t world_size, const zero1_comm_options *options,
                                zero1_comm **comms, zero1__error *error) {
@@ -36,8 +37,9 @@ zero1_status zero1_comm_create_threads(int32_t world_size, const zero1_comm_opti
     status = zero1__fail(&error, ZERO1_ERR_INVALID, "world_size is %d, less than 1", world_size);
   if (!status) {
     const int one_node = !taken.ranks_per_node || taken.ranks_per_node >= world_size;
-    status = one_node ? zero1__comm_threads_create(world_size, taken.timeout_seconds, comms, &error)
-                      : over_wires(world_size, &taken, comms, &error);
+    status = one_node
+                 ? zero1__comm_node_create_threads(world_size, taken.timeout_seconds, comms, &error)
+                 : over_wires(world_size, &taken, comms, &error);
   }
   return zero1__create_done(options, status, &error);
 }

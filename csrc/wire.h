@@ -101,11 +101,4 @@ zero1_status zero1__port_all_gather(const zero1__port *port, const void *in, voi
                                     void *scratch, size_t bytes, int32_t *abandoned,
                                     zero1__error *error);
 
-/** Carriers. hub: one per set of threads, made by zero1__hub_create. */
-typedef struct zero1__hub zero1__hub;
-zero1_status zero1__hub_create(int32_t world_size, zero1__hub **hub, zero1__error *error);
-void zero1__hub_release(zero1__hub *hub);
-zero1_status zero1__wire_threads_create(zero1__hub *hub, int32_t rank, zero1__wire **wire,
-                                        zero1__error *error);
-
 #endif

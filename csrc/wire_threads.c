@@ -1,9 +1,9 @@
 /* A wire of memory, for ranks that are threads of one process: whoever comes second copies. */
+#include "wire_threads.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "wire.h"
 
 typedef zero1__message message;
 

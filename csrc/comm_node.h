@@ -1,0 +1,15 @@
+#ifndef ZERO1__COMM_NODE_H
+#define ZERO1__COMM_NODE_H
+
+#include "comm_ops.h"
+
+/** The node comm of ranks [0, world_size) of one machine, introduced by `lane`. Collective.
+ *  ZERO1_ERR_UNSUPPORTED: the ranks do not see each other as processes of one machine. */
+zero1_status zero1__comm_node_create(zero1__lane *lane, const zero1_comm_options *options,
+                                     zero1_comm **comm, zero1__error *error);
+
+/** Node comms of threads, one node. [out] comms [world_size], zeroed before. ZERO1_ERR_MEMORY. */
+zero1_status zero1__comm_node_create_threads(int32_t world_size, double timeout_seconds,
+                                             zero1_comm **comms, zero1__error *error);
+
+#endif
