@@ -79,16 +79,12 @@ static header header_of(const zero1__settings *settings, const zero1__registry *
   return mine;
 }
 
-static zero1_status gather(zero1__lane *lane, const void *mine, void *all, size_t bytes,
-                           zero1__error *error) {
-  return zero1__lane_gather(lane, mine, all, bytes, error);
-}
-
 /* Compares rows of numbers; the first column that differs is named. */
 static zero1_status compare_numbers(zero1__lane *lane, const double *mine, double *all,
                                     const char *const *names, int32_t count, const char *what,
                                     zero1__error *error) {
-  const zero1_status status = gather(lane, mine, all, (size_t)count * sizeof *mine, error);
+  const zero1_status status =
+      zero1__lane_gather(lane, mine, all, (size_t)count * sizeof *mine, error);
   if (status) return status;
   for (int32_t i = 0; i < count; ++i)
     for (int32_t rank = 1; rank < lane->comm->world_size; ++rank) {
@@ -124,7 +120,7 @@ static zero1_status name_difference(zero1__lane *lane, const zero1__registry *re
   char mine[LINE_BYTES] = "";
   const char *lines = (const char *)all;
   zero1__registry_describe(registry, index, mine, sizeof mine);
-  const zero1_status status = gather(lane, mine, all, sizeof mine, error);
+  const zero1_status status = zero1__lane_gather(lane, mine, all, sizeof mine, error);
   if (status) return status;
   return zero1__fail(error, ZERO1_ERR_MISMATCH,
                      "parameter %lld is %.140s on rank 0, and %.140s on rank %d", (long long)index,
@@ -139,7 +135,7 @@ static zero1_status compare_params(zero1__lane *lane, const zero1__registry *reg
     const uint64_t *hashes = (const uint64_t *)all;
     for (int64_t i = 0; i < HASHES && begin + i < registry->count; ++i)
       mine[i] = zero1__registry_hash(registry, begin + i);
-    const zero1_status status = gather(lane, mine, all, sizeof mine, error);
+    const zero1_status status = zero1__lane_gather(lane, mine, all, sizeof mine, error);
     if (status) return status;
     for (int64_t i = 0; i < HASHES; ++i)
       for (int32_t rank = 1; rank < lane->comm->world_size; ++rank)
@@ -154,7 +150,7 @@ static zero1_status compare(zero1__lane *lane, const zero1__settings *settings,
   const header mine = header_of(settings, registry);
   const int32_t world = lane->comm->world_size;
   header *headers = (header *)all;
-  zero1_status status = gather(lane, &mine, headers, sizeof mine, error);
+  zero1_status status = zero1__lane_gather(lane, &mine, headers, sizeof mine, error);
   if (status) return status;
   int settings_alike = 1, params_alike = 1;
   int64_t largest = headers[0].param_count;

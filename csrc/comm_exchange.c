@@ -4,9 +4,6 @@
 
 #include "wire_comm.h"
 
-/* Chunks in flight: enough to keep a link busy while one is being reduced. */
-#define RING_COUNT 4
-
 static zero1__wire_channel *self_of(zero1__channel *channel) {
   return (zero1__wire_channel *)channel;
 }
@@ -47,8 +44,8 @@ static zero1_status open_local(zero1__wire_channel *self, zero1_comm *comm,
   const int32_t world = comm->world_size;
   const size_t grad_each = zero1__dtype_bytes(config->grad_dtype);
   const size_t param_each = zero1__dtype_bytes(config->param_dtype);
-  const int64_t chunk_blocks = zero1__wire_chunk_blocks((zero1__wire_comm *)comm, config->layout,
-                                                        RING_COUNT, world, grad_each);
+  const int64_t chunk_blocks =
+      zero1__wire_chunk_blocks((zero1__wire_comm *)comm, config->layout, world, grad_each);
   const size_t chunk_numel = (size_t)chunk_blocks * ZERO1__BLOCK;
   zero1_status status =
       zero1__channel_begin(channel, comm, config, chunk_blocks, world, 0, 0, error);
@@ -60,9 +57,8 @@ static zero1_status open_local(zero1__wire_channel *self, zero1_comm *comm,
   size_t staging_bytes = chunk_numel * grad_each * (size_t)(world - 1);
   if (staging_bytes < chunk_numel * param_each) staging_bytes = chunk_numel * param_each;
   if (!status)
-    status =
-        zero1__wire_channel_open(self, RING_COUNT, 2 * (world - 1),
-                                 chunk_numel * grad_each * (size_t)world, staging_bytes, error);
+    status = zero1__wire_channel_open(
+        self, 2 * (world - 1), chunk_numel * grad_each * (size_t)world, staging_bytes, error);
   zero1__device *device = config->device;
   if (!status)
     status = device->ops->memory_alloc(device, channel->params_bytes, &channel->params, error);

@@ -11,8 +11,6 @@
 #include "node_buffers.h"
 #include "wire_comm.h"
 
-#define RING_COUNT 4
-
 typedef struct hier_channel {
   zero1__wire_channel wire;
   zero1__node_buffers buffers;
@@ -74,18 +72,17 @@ static zero1_status open_local(hier_channel *self, zero1_comm *comm,
   self->node_count = comm->world_size / self->node_size;
   self->node = comm->rank / self->node_size;
   self->index = comm->rank % self->node_size;
-  const int64_t chunk_blocks = zero1__wire_chunk_blocks(wire_comm, config->layout, RING_COUNT,
-                                                        2 * self->node_count, sizeof(float));
+  const int64_t chunk_blocks =
+      zero1__wire_chunk_blocks(wire_comm, config->layout, 2 * self->node_count, sizeof(float));
   *piece_bytes = (size_t)chunk_blocks * ZERO1__BLOCK * sizeof(float);
   const zero1_status status =
       zero1__channel_begin(channel, comm, config, chunk_blocks, self->node_count, self->node_count,
                            self->node_size, error);
   channel->reduce_group = self->node_size;
   if (status) return status;
-  return zero1__wire_channel_open(&self->wire, RING_COUNT, 2 * (self->node_count - 1),
-                                  2 * (size_t)self->node_count * *piece_bytes,
-                                  (size_t)(self->node_count - 1) * *piece_bytes + *piece_bytes,
-                                  error);
+  return zero1__wire_channel_open(
+      &self->wire, 2 * (self->node_count - 1), 2 * (size_t)self->node_count * *piece_bytes,
+      (size_t)(self->node_count - 1) * *piece_bytes + *piece_bytes, error);
 }
 
 static zero1_status hier_open(zero1_comm *comm, const zero1__channel_config *config,

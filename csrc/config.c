@@ -122,6 +122,11 @@ static zero1_status check(const zero1_config *config, int32_t world_size, zero1_
   return status;
 }
 
+int32_t zero1__config_two_passes(const zero1_config *config) {
+  return config->agree_comm || config->guard || config->max_grad_norm > 0 ||
+         config->skip_grad_norm > 0;
+}
+
 /* ---- groups ---- */
 
 static zero1_status take_groups(zero1__settings *settings, zero1__error *error) {

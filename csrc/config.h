@@ -17,6 +17,10 @@ zero1_status zero1__settings_begin(zero1__settings *settings, const zero1_config
                                    int32_t world_size, zero1__error *error);
 void zero1__settings_end(zero1__settings *settings);
 
+/** Whether no update may begin before something is known of all gradients: the norm, whether they
+ *  are finite, or what the ranks of agree_comm say, whose contributions may not stay. */
+int32_t zero1__config_two_passes(const zero1_config *config);
+
 /** Checks one group's values; `index` is for the text. */
 zero1_status zero1__group_check(const zero1_group *group, int64_t index, zero1__error *error);
 

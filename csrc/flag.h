@@ -19,4 +19,11 @@ static inline int zero1__flag_reached(zero1__flag *flag, uint32_t value) {
 /** Waits at most timeout_ns; returns whether the flag reached `value`. */
 int zero1__flag_wait(zero1__flag *flag, uint32_t value, int64_t timeout_ns);
 
+/** Waits for as long as it takes. */
+static inline void zero1__flag_await(zero1__flag *flag, uint32_t value) {
+  const int64_t hour_ns = (int64_t)3600 * 1000000000;
+  while (!zero1__flag_wait(flag, value, hour_ns)) {
+  }
+}
+
 #endif

@@ -12,8 +12,6 @@
 
 #define LANE_BYTES 1024
 #define REASON_BYTES 200
-/* Between two looks at whether a peer still lives. */
-#define LOOK_NS 20000000
 
 /* One writer, the rank itself; the peers read. Two slots for the lane: a rank can be one all-gather
  * ahead of a peer that still reads the last one, and no more, for it waits for that peer's next. */
@@ -178,8 +176,8 @@ static zero1_status lost(const zero1__node *node, int32_t peer, const char *what
   if (zero1__flag_reached(&station_of(node, node->rank)->aborted, 1))
     return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
   for (int32_t i = 0; i < node->shape.size; ++i) {
-    const zero1__station *other = station_of(node, i);
-    if (zero1__flag_reached(&station_of(node, i)->aborted, 1))
+    zero1__station *other = station_of(node, i);
+    if (zero1__flag_reached(&other->aborted, 1))
       return zero1__fail(error, other->reason_status, "rank %d%s %.*s", first + i,
                          other->reason_status == ZERO1_ERR_ABORTED ? "" : ":", REASON_BYTES,
                          other->reason);
@@ -198,9 +196,9 @@ static zero1_status lost(const zero1__node *node, int32_t peer, const char *what
 static zero1_status wait_for(zero1__node *node, int32_t peer, zero1__flag *flag, uint32_t value,
                              const char *what, zero1__error *error) {
   int64_t end = 0;
-  while (!zero1__flag_wait(flag, value, LOOK_NS)) {
+  while (!zero1__flag_wait(flag, value, ZERO1__LOOK_NS)) {
     const int64_t now = zero1__now_ns();
-    if (!end) end = now + (int64_t)(node->timeout_seconds * 1e9) - LOOK_NS;
+    if (!end) end = now + (int64_t)(node->timeout_seconds * 1e9) - ZERO1__LOOK_NS;
     const zero1_status status = lost(node, peer, what, error);
     if (status) {
       if (zero1__flag_reached(flag, value)) { /* it came all the same, just before the end */

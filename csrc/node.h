@@ -10,6 +10,9 @@
 #include "flag.h"
 #include "mapping.h"
 
+/** Between two looks at whether the peers still live, in any wait for them. */
+#define ZERO1__LOOK_NS 20000000
+
 /** Who the peers are, as processes; made once per comm, borrowed by its nodes. */
 typedef struct zero1__watch {
   int32_t size;

@@ -72,9 +72,8 @@ static zero1_status take_arguments(zero1_optimizer *optimizer, const zero1_confi
 static int32_t needs_grad_shard(const zero1_config *config, const zero1_comm *comm, int in_place) {
   if (config->grad_dtype == ZERO1_DTYPE_FP32) return 0;
   if (!in_place) return 1;
-  const int two_passes = config->agree_comm || config->guard || config->max_grad_norm > 0 ||
-                         config->skip_grad_norm > 0;
-  return two_passes && (size_t)comm->world_size * zero1__dtype_bytes(config->grad_dtype) > 8;
+  return zero1__config_two_passes(config) &&
+         (size_t)comm->world_size * zero1__dtype_bytes(config->grad_dtype) > 8;
 }
 
 static zero1__channel_config channel_config_of(zero1_optimizer *optimizer) {

@@ -6,9 +6,6 @@
 
 #include "flag.h"
 
-/* Long enough never to matter; a wait that ends early is begun again. */
-#define LONG_NS ((int64_t)3600 * 1000000000)
-
 typedef struct worker {
   zero1__pool *pool;
   pthread_t thread;
@@ -25,16 +22,11 @@ struct zero1__pool {
   worker *workers; /* [threads - 1] */
 };
 
-static void wait_for(zero1__flag *flag, uint32_t value) {
-  while (!zero1__flag_wait(flag, value, LONG_NS)) {
-  }
-}
-
 static void *worker_main(void *argument) {
   worker *self = argument;
   zero1__pool *pool = self->pool;
   for (uint32_t round = 1;; ++round) {
-    wait_for(&pool->start, round);
+    zero1__flag_await(&pool->start, round);
     if (!pool->fn) return NULL;
     pool->fn(pool->context, self->index, pool->threads);
     zero1__flag_post(&self->done, round);
@@ -83,7 +75,8 @@ void zero1__pool_run(zero1__pool *pool, zero1__pool_fn fn, void *context) {
     zero1__flag_post(&pool->start, ++pool->round);
   }
   fn(context, 0, pool->threads);
-  for (int32_t i = 0; i < pool->threads - 1; ++i) wait_for(&pool->workers[i].done, pool->round);
+  for (int32_t i = 0; i < pool->threads - 1; ++i)
+    zero1__flag_await(&pool->workers[i].done, pool->round);
 }
 
 int32_t zero1__pool_threads(const zero1__pool *pool) {

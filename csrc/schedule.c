@@ -209,13 +209,9 @@ static void offer(zero1__schedule *schedule, int64_t bucket) {
                       schedule->channel->ops->offer, bucket, NULL);
 }
 
-/* Reduce and update are two passes where something must be known of all gradients in between, or
- * where contributions do not stay to be read by the update; and so they are with other optimizers'
- * ranks to agree with, whose contributions may not stay. */
+/* Reduce and update are two passes also where contributions do not stay for the update to read. */
 static int takes_two_passes(const zero1__schedule *schedule) {
-  const zero1_config *config = &schedule->settings->config;
-  return !schedule->channel->in_place || schedule->wider || config->guard ||
-         config->max_grad_norm > 0 || config->skip_grad_norm > 0;
+  return !schedule->channel->in_place || zero1__config_two_passes(&schedule->settings->config);
 }
 
 /* Offers the buckets that `param` was the last one of, and starts what is next in line. */

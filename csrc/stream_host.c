@@ -7,7 +7,6 @@
 #include "flag.h"
 
 #define QUEUE_TASKS 1024
-#define LONG_NS ((int64_t)3600 * 1000000000)
 
 typedef struct task {
   zero1__host_fn fn; /* NULL: the worker ends */
@@ -114,11 +113,6 @@ void zero1__event_destroy(zero1__event *event) {
   free(event);
 }
 
-static void wait_for(zero1__event *event, uint32_t value) {
-  while (!zero1__flag_wait(&event->done, value, LONG_NS)) {
-  }
-}
-
 static void post_task(void *context, const void *args) {
   zero1__event *event = context;
   uint32_t value;
@@ -127,9 +121,10 @@ static void post_task(void *context, const void *args) {
 }
 
 static void wait_task(void *context, const void *args) {
+  zero1__event *event = context;
   uint32_t value;
   memcpy(&value, args, sizeof value);
-  wait_for(context, value);
+  zero1__flag_await(&event->done, value);
 }
 
 void zero1__event_record(zero1__event *event, zero1__stream *stream) {
@@ -144,5 +139,5 @@ void zero1__stream_wait(zero1__stream *stream, zero1__event *event) {
 }
 
 void zero1__event_sync(zero1__event *event) {
-  wait_for(event, event->recorded);
+  zero1__flag_await(&event->done, event->recorded);
 }

@@ -10,8 +10,6 @@
  * 10 Gbit/s, long against a look. */
 #define LOOKS 100
 #define SLEEP_NS 50000
-/* Between two looks at whether the peers still live. */
-#define CARE_NS 20000000
 
 zero1__port zero1__port_open(zero1__wire *wire, double timeout_seconds, const zero1__watch *watch) {
   const zero1__port port = {wire, wire->next_port, timeout_seconds, watch, NULL};
@@ -89,7 +87,7 @@ zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests,
     if (looks < LOOKS) continue;
     const int64_t now = zero1__now_ns();
     if (!progress_ns) progress_ns = care_ns = now;
-    if (now - care_ns > CARE_NS) {
+    if (now - care_ns > ZERO1__LOOK_NS) {
       care_ns = now;
       status = care(port, what, error);
       if (status) return status;

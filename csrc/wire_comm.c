@@ -134,17 +134,18 @@ zero1__port zero1__wire_port(zero1_comm *comm, double timeout_seconds) {
 }
 
 int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layout *layout,
-                                 int32_t ring_count, int32_t shards, size_t each) {
-  const int64_t block_bytes = (int64_t)ring_count * shards * ZERO1__BLOCK * (int64_t)each;
+                                 int32_t shards, size_t each) {
+  const int64_t block_bytes = (int64_t)ZERO1__RING_COUNT * shards * ZERO1__BLOCK * (int64_t)each;
   const int64_t fit = comm->workspace_bytes / block_bytes;
   const int64_t whole = layout->bucket_blocks / layout->world_size;
   const int64_t blocks = fit < whole ? fit : whole;
   return blocks < 1 ? 1 : blocks;
 }
 
-zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t ring_count,
-                                      int32_t capacity, size_t slot_bytes, size_t staging_bytes,
+zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capacity,
+                                      size_t slot_bytes, size_t staging_bytes,
                                       zero1__error *error) {
+  const int32_t ring_count = ZERO1__RING_COUNT;
   channel->port.stop = &channel->stop;
   channel->bundles = calloc((size_t)ring_count, sizeof *channel->bundles);
   if (!channel->bundles)

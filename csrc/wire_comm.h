@@ -41,6 +41,9 @@ void zero1__wire_lane_abort(zero1__lane *lane, const zero1__error *why);
 extern const zero1__comm_ops zero1__exchange_ops;
 extern const zero1__comm_ops zero1__hierarchical_ops;
 
+/** Chunks in flight: enough to keep a link busy while one is being reduced. */
+#define ZERO1__RING_COUNT 4
+
 /** The part of a channel that sends and receives. */
 typedef struct zero1__wire_channel {
   zero1__channel base;
@@ -58,9 +61,8 @@ zero1__port zero1__wire_port(zero1_comm *comm, double timeout_seconds);
 
 /** Bundles of `capacity` messages, `slot_bytes` of receive buffer each; after zero1__channel_begin
  *  and with `port` set. Not collective. */
-zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t ring_count,
-                                      int32_t capacity, size_t slot_bytes, size_t staging_bytes,
-                                      zero1__error *error);
+zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capacity,
+                                      size_t slot_bytes, size_t staging_bytes, zero1__error *error);
 void zero1__wire_channel_close(zero1__wire_channel *channel);
 
 /** Receive buffer of a chunk. */
@@ -75,9 +77,9 @@ zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, in
 zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, int32_t first, int32_t stride,
                                    int32_t count, int32_t root, zero1__error *error);
 
-/** Blocks per shard and chunk so that ring_count chunks of `shards` shards, `each` bytes an
+/** Blocks per shard and chunk so that ZERO1__RING_COUNT chunks of `shards` shards, `each` bytes an
  *  element, fit the workspace. */
 int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layout *layout,
-                                 int32_t ring_count, int32_t shards, size_t each);
+                                 int32_t shards, size_t each);
 
 #endif
