@@ -24,16 +24,30 @@ static void note_waited(zero1_optimizer *optimizer, int64_t begin, int64_t end, 
   if (optimizer->waited) memset(optimizer->waited + begin, waited, (size_t)(end - begin));
 }
 
-zero1_status zero1_optimizer_wait_param(zero1_optimizer *optimizer, int64_t index, void *stream) {
+static zero1_status begin_wait(zero1_optimizer *optimizer, int64_t index, const void *stream) {
   zero1_status status = zero1__optimizer_enter(optimizer);
-  if (status) return status;
+  if (!status) status = zero1__optimizer_index(optimizer, index);
+  return status ? status : check_stream(optimizer, stream);
+}
+
+static zero1_status wait_one(zero1_optimizer *optimizer, int64_t index) {
   const int64_t begin_ns = zero1__now_ns();
-  status = zero1__optimizer_index(optimizer, index);
-  if (!status) status = check_stream(optimizer, stream);
-  if (status) return status;
   zero1__schedule_wait(&optimizer->schedule, index);
-  note_waited(optimizer, index, index + 1, 1);
   return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
+}
+
+static zero1_status wait_all(zero1_optimizer *optimizer) {
+  const int64_t begin_ns = zero1__now_ns();
+  zero1__schedule_finish(&optimizer->schedule);
+  return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
+}
+
+zero1_status zero1_optimizer_wait_param(zero1_optimizer *optimizer, int64_t index, void *stream) {
+  zero1_status status = begin_wait(optimizer, index, stream);
+  if (status) return status;
+  status = wait_one(optimizer, index);
+  note_waited(optimizer, index, index + 1, 1);
+  return status;
 }
 
 /* Whether peers may be reading it, or its sum be kept in it, until the step is over. */
@@ -46,27 +60,13 @@ static int is_on_its_way(const zero1_optimizer *optimizer, int64_t index) {
 
 /* A bucket's parameters have arrived when its peers have updated, and who has updated has read. */
 zero1_status zero1_optimizer_wait_grad(zero1_optimizer *optimizer, int64_t index, void *stream) {
-  zero1_status status = zero1__optimizer_enter(optimizer);
-  if (status) return status;
-  const int64_t begin_ns = zero1__now_ns();
-  status = zero1__optimizer_index(optimizer, index);
-  if (!status) status = check_stream(optimizer, stream);
-  if (status) return status;
-  zero1__schedule_wait(&optimizer->schedule, index);
-  status = zero1__optimizer_outcome(optimizer);
-  if (!status && is_on_its_way(optimizer, index))
-    status =
-        zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
-                    "the gradient of parameter %lld '%.100s' is on its way: step or drop_grads "
-                    "comes before it is written again",
-                    (long long)index, optimizer->registry.names[index]);
-  return timed(optimizer, begin_ns, status);
-}
-
-static zero1_status wait_all(zero1_optimizer *optimizer) {
-  const int64_t begin_ns = zero1__now_ns();
-  zero1__schedule_finish(&optimizer->schedule);
-  return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
+  zero1_status status = begin_wait(optimizer, index, stream);
+  if (!status) status = wait_one(optimizer, index);
+  if (status || !is_on_its_way(optimizer, index)) return status;
+  return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
+                     "the gradient of parameter %lld '%.100s' is on its way: step or drop_grads "
+                     "comes before it is written again",
+                     (long long)index, optimizer->registry.names[index]);
 }
 
 zero1_status zero1_optimizer_wait_params(zero1_optimizer *optimizer, void *stream) {
