@@ -51,8 +51,7 @@ typedef struct zero1_comm_options {
 
 /** Fills `options` with the defaults. Not collective.
  *  [in] options_bytes  sizeof(zero1_comm_options) as the caller was compiled
- *  ZERO1_ERR_INVALID: options is NULL. ZERO1_ERR_VERSION: a size that this library does not know.
- */
+ *  ZERO1_ERR_INVALID: options is NULL. ZERO1_ERR_VERSION: a size this library does not know. */
 ZERO1_API zero1_status zero1_comm_options_init(zero1_comm_options *options, size_t options_bytes);
 
 /** A communicator of one rank. Not collective.
@@ -110,8 +109,8 @@ ZERO1_API const char *zero1_comm_backend(const zero1_comm *comm);
 ZERO1_API int32_t zero1_comm_ranks_per_node(const zero1_comm *comm);
 
 /** Waits until every rank has called it. Collective.
- *  ZERO1_ERR_PEER, ZERO1_ERR_TIMEOUT, ZERO1_ERR_COMM: some rank will never come; the text says
- *  which. */
+ *  ZERO1_ERR_INVALID: NULL. ZERO1_ERR_PEER, _TIMEOUT, _COMM: some rank will never come; the text
+ *  says which. */
 ZERO1_API zero1_status zero1_comm_barrier(zero1_comm *comm);
 
 /** Text of the last failure on this communicator, that of a failed zero1_optimizer_create included.

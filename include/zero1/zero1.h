@@ -52,14 +52,13 @@ typedef struct zero1_optimizer zero1_optimizer;
 enum { ZERO1_DTYPE_FP32 = 0, ZERO1_DTYPE_BF16 = 1 };
 
 /** Hyper-parameters of one parameter group. AdamW (Loshchilov and Hutter, arXiv 1711.05101), or
- * Adam (Kingma and Ba, arXiv 1412.6980) with an L2 penalty where decoupled_weight_decay is 0. With
+ *  Adam (Kingma and Ba, arXiv 1412.6980) with an L2 penalty where decoupled_weight_decay is 0. With
  *  gradient g, step count t:
  *
  *    AdamW: param <- param * (1 - lr * weight_decay)         Adam: g <- g + weight_decay * param
  *    exp_avg    <- exp_avg + (1 - beta1) * (g - exp_avg)
  *    exp_avg_sq <- beta2 * exp_avg_sq + (1 - beta2) * g * g
- *    param      <- param - lr / (1 - beta1^t) * exp_avg / (sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
- */
+ *    param <- param - lr / (1 - beta1^t) * exp_avg / (sqrt(exp_avg_sq / (1 - beta2^t)) + eps) */
 typedef struct zero1_group {
   size_t size;                    /* sizeof(zero1_group), set by init */
   double lr;                      /* >= 0; default 1e-3 */
@@ -71,7 +70,7 @@ typedef struct zero1_group {
 } zero1_group;
 
 /** Configuration of an optimizer. Fill with zero1_config_init, then change what you need. Every
- * rank gives the same one, except for `threads`, `timeout_seconds`, `stream` and the handles. */
+ *  rank gives the same one, except for `threads`, `timeout_seconds`, `stream` and the handles. */
 typedef struct zero1_config {
   size_t size;      /* sizeof(zero1_config), set by init */
   uint32_t version; /* ZERO1_VERSION of the caller's headers, set by init */
@@ -108,10 +107,10 @@ typedef struct zero1_config {
 
   /** The ranks over which grad_norm and the verdict to skip are taken, where that is more than the
    *  communicator's: model-parallel groups, several optimizers. Its ranks all reduce and step in
-   * the same order, and give the same grad_scale (its default differs with the world size).
-   * bad_param and bad_rank of zero1_info are then of the optimizer that found the element. NULL
-   * (default): the communicator. Borrowed until destroy. Where only some ranks of the communicator
-   * give one, create fails and what they gave is of no use any more. */
+   *  the same order, and give the same grad_scale (its default differs with the world size).
+   *  bad_param and bad_rank of zero1_info are then of the optimizer that found the element. NULL
+   *  (default): the communicator. Borrowed until destroy. Where only some ranks of the communicator
+   *  give one, create fails and what they gave is of no use any more. */
   zero1_comm *agree_comm;
 
   void *stream; /* default stream of the calls; ZERO1_STREAM_DEFAULT (default) on the host */
@@ -151,21 +150,20 @@ typedef struct zero1_param_spec {
  *  [in]  spec_bytes  sizeof(zero1_param_spec)
  *  [out] optimizer   owned by the caller: zero1_optimizer_destroy; NULL on failure
  *  ZERO1_ERR_INVALID: names the field or parameter. ZERO1_ERR_VERSION. ZERO1_ERR_MISMATCH: names
- * the first difference. ZERO1_ERR_MEMORY: says how much was asked for. ZERO1_ERR_UNSUPPORTED.
- *  ZERO1_ERR_PEER, _TIMEOUT, _COMM. */
+ *  the first difference. ZERO1_ERR_MEMORY: says how much was asked for. ZERO1_ERR_DEVICE: a thread
+ *  cannot be started. ZERO1_ERR_UNSUPPORTED. ZERO1_ERR_PEER, _TIMEOUT, _COMM. */
 ZERO1_API zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_config *config,
                                               const zero1_param_spec *specs, size_t spec_bytes,
                                               int64_t param_count, zero1_optimizer **optimizer);
 
 /** Frees *optimizer and clears it; NULL and a pointer to NULL are fine. Every rank destroys, in any
  *  order: a peer that still waits for this rank gets ZERO1_ERR_PEER, or ZERO1_ERR_ABORTED where
- * this rank was in the middle of a step; between nodes it may take the timeout. Pointers into the
- *  buffers end.
- */
+ *  this rank was in the middle of a step; between nodes it may take the timeout. Pointers into the
+ *  buffers end. Not collective. */
 ZERO1_API void zero1_optimizer_destroy(zero1_optimizer **optimizer);
 
-/** Text of the last failure on this handle. Not collective. Never NULL; valid until the next call.
- */
+/** Text of the last failure on this handle. Never NULL; valid until the next call. Not
+ *  collective. */
 ZERO1_API const char *zero1_optimizer_last_error(const zero1_optimizer *optimizer);
 
 /* ---- the tensors ---- */
@@ -173,12 +171,14 @@ ZERO1_API const char *zero1_optimizer_last_error(const zero1_optimizer *optimize
 /** Number of parameters; 0 for NULL. Not collective. */
 ZERO1_API int64_t zero1_optimizer_param_count(const zero1_optimizer *optimizer);
 
-/** Index of the parameter of that name. Not collective. ZERO1_ERR_INVALID: there is none. */
+/** Index of the parameter of that name. Not collective.
+ *  [out] index  -1 on failure
+ *  ZERO1_ERR_INVALID: there is none, or NULL. */
 ZERO1_API zero1_status zero1_optimizer_find(zero1_optimizer *optimizer, const char *name,
                                             int64_t *index);
 
 /** Where parameter `index` lives: [numel] of param_dtype, contiguous, 1024 bytes aligned at fp32
- * and 512 at bf16. Owned by the optimizer; constant for its life. Not collective.
+ *  and 512 at bf16. Owned by the optimizer; constant for its life. Not collective.
  *  ZERO1_ERR_INVALID: no such parameter. */
 ZERO1_API zero1_status zero1_optimizer_param(zero1_optimizer *optimizer, int64_t index,
                                              void **param);
@@ -191,7 +191,9 @@ ZERO1_API zero1_status zero1_optimizer_grad(zero1_optimizer *optimizer, int64_t 
 
 /** Gives every rank the root's parameters and sets the masters to them; moments and count stay.
  *  Before the first step it makes the initial values one. Collective; waits.
- *  ZERO1_ERR_INVALID: root is no rank. ZERO1_ERR_PEER, _TIMEOUT, _COMM, _ABORTED, _SPENT. */
+ *  ZERO1_ERR_INVALID: root is no rank. ZERO1_ERR_MISMATCH: the ranks gave several roots.
+ *  ZERO1_ERR_STATE: gradients are on their way. ZERO1_ERR_MEMORY. ZERO1_ERR_PEER, _TIMEOUT, _COMM,
+ *  _ABORTED: a peer was lost, and with it the handle. ZERO1_ERR_SPENT: it was lost before. */
 ZERO1_API zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t root);
 
 /** To be called after the caller wrote parameters by itself, the same on every rank; before it
@@ -223,21 +225,27 @@ ZERO1_API zero1_status zero1_optimizer_zero_grad(zero1_optimizer *optimizer, voi
 
 /** Gradient `index` is complete on `stream`; nothing may write it until the next wait_grad. When a
  *  bucket's last gradient is ready, its reduction starts. With gradient accumulation: on the last
- *  microbatch only. Not collective; asynchronous.
- *  ZERO1_ERR_STATE: it is ready already. ZERO1_ERR_INVALID: no such parameter, or frozen. */
+ *  microbatch only. Not collective; asynchronous, but for a step's first one, which waits for the
+ *  step before.
+ *  ZERO1_ERR_STATE: it is ready or absent already, or the gradients are reduced; in debug builds of
+ *  the library also: forward has not waited for the parameter. ZERO1_ERR_INVALID: no such
+ *  parameter, or frozen, or no such stream. ZERO1_ERR_SPENT, or first the failure that spent the
+ *  handle. */
 ZERO1_API zero1_status zero1_optimizer_grad_ready(zero1_optimizer *optimizer, int64_t index,
                                                   void *stream);
 
 /** Like grad_ready, for a parameter that got no gradient on this rank in this step: its gradient is
  *  set to zero. A parameter without a gradient on any rank is left alone, moments and decay
- * included. Not collective. Errors as grad_ready. */
+ *  included. Not collective. Errors as grad_ready. */
 ZERO1_API zero1_status zero1_optimizer_grad_absent(zero1_optimizer *optimizer, int64_t index,
                                                    void *stream);
 
 /** The first half of step: reduces, and agrees on grad_norm and whether to skip. For a caller who
  *  wants zero1_optimizer_info before deciding between step and drop_grads. Collective;
- * asynchronous. ZERO1_ERR_STATE: some gradient is neither ready nor absent (named; its peers skip
- * the step with the same error), or the gradients are reduced already. ZERO1_ERR_SPENT. */
+ *  asynchronous.
+ *  ZERO1_ERR_STATE: some gradient is neither ready nor absent (named; its peers skip the step with
+ *  the same error), or the gradients are reduced already. ZERO1_ERR_SPENT, or first the failure
+ *  that spent the handle. */
 ZERO1_API zero1_status zero1_optimizer_reduce_grads(zero1_optimizer *optimizer);
 
 /** Updates this rank's shard and gives every rank the new parameters; calls reduce_grads first if
@@ -284,14 +292,16 @@ typedef struct zero1_info {
 
 /** Waits for the last reduce_grads or step and tells what became of it. Not collective.
  *  [out] info  filled as far as info_bytes = sizeof(zero1_info) reaches
- *  Returns the error of the step, if it had one, with info filled all the same. */
+ *  Returns the error of the step, if it had one, with info filled all the same.
+ *  ZERO1_ERR_INVALID: info is NULL. ZERO1_ERR_VERSION: a size that this library does not know. */
 ZERO1_API zero1_status zero1_optimizer_info(zero1_optimizer *optimizer, zero1_info *info,
                                             size_t info_bytes);
 
 /* ---- hyper-parameters: the same on every rank, in effect from the next step ---- */
 
 /** Not collective. Ranks that set different values get ZERO1_ERR_MISMATCH at the next step.
- *  ZERO1_ERR_INVALID: no such group, NaN, or out of the range that zero1_group states. */
+ *  ZERO1_ERR_INVALID: no such group, NULL, NaN, or out of the range that zero1_group states.
+ *  ZERO1_ERR_VERSION: a size of zero1_group that this library does not know. */
 ZERO1_API zero1_status zero1_optimizer_set_lr(zero1_optimizer *optimizer, int64_t group, double lr);
 ZERO1_API zero1_status zero1_optimizer_set_group(zero1_optimizer *optimizer, int64_t group,
                                                  const zero1_group *values, size_t group_bytes);
@@ -323,9 +333,9 @@ typedef struct zero1_owned {
 ZERO1_API zero1_status zero1_optimizer_owned_count(zero1_optimizer *optimizer, int64_t *count);
 
 /** The ranges [first, first + count), in order of memory. Waits for the last step. The state
- * belongs to the optimizer and may be read until the next step. Not collective. [out] owned
- * [count], owned_bytes = sizeof(zero1_owned) apart ZERO1_ERR_INVALID: beyond owned_count. Errors as
- * info. */
+ *  belongs to the optimizer and may be read until the next step. Not collective.
+ *  [out] owned  [count], owned_bytes = sizeof(zero1_owned) apart
+ *  ZERO1_ERR_INVALID: beyond owned_count. Errors as info. */
 ZERO1_API zero1_status zero1_optimizer_owned(zero1_optimizer *optimizer, int64_t first,
                                              int64_t count, zero1_owned *owned, size_t owned_bytes);
 
@@ -356,8 +366,8 @@ ZERO1_API zero1_status zero1_optimizer_memory(zero1_optimizer *optimizer, zero1_
 ZERO1_API zero1_status zero1_optimizer_check_replicas(zero1_optimizer *optimizer, int32_t *rank);
 
 /** This rank cannot go on: peers that wait for it, now or later, get ZERO1_ERR_ABORTED with
- * `reason` (NULL is fine) instead of waiting for the timeout. Not collective. The handle is spent.
- */
+ *  `reason` (NULL is fine) instead of waiting for the timeout. The handle is spent. Not
+ *  collective. */
 ZERO1_API void zero1_optimizer_abort(zero1_optimizer *optimizer, const char *reason);
 
 #ifdef __cplusplus
