@@ -3,8 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-zero1_status zero1__bundle_open(zero1__bundle *bundle, int32_t capacity, size_t staging_bytes,
+zero1_status zero1__bundle_open(zero1__bundle *bundle, const zero1__port *port,
+                                const zero1__layout *layout, int32_t capacity, size_t staging_bytes,
                                 zero1__error *error) {
+  bundle->port = port;
+  bundle->layout = layout;
   bundle->requests = calloc((size_t)capacity + 1, sizeof *bundle->requests);
   bundle->landings = calloc((size_t)capacity + 1, sizeof *bundle->landings);
   bundle->staging = malloc(staging_bytes + 1);
@@ -37,12 +40,13 @@ static int has_holes(const zero1__layout *layout, zero1__range blocks, int64_t *
   return holes;
 }
 
-zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, const zero1__layout *layout,
-                                 zero1__range blocks, const void *data, size_t each) {
+zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, zero1__range blocks, const void *data,
+                                 size_t each) {
   int64_t numel;
-  if (!has_holes(layout, blocks, &numel)) return (zero1__parcel){data, (size_t)numel * each};
+  if (!has_holes(bundle->layout, blocks, &numel))
+    return (zero1__parcel){data, (size_t)numel * each};
   char *begin = bundle->staging + bundle->staged_bytes, *next = begin;
-  zero1__walk walk = zero1__walk_begin(layout, blocks);
+  zero1__walk walk = zero1__walk_begin(bundle->layout, blocks);
   for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
     const size_t offset = (size_t)(segment.block - blocks.begin) * ZERO1__BLOCK * each;
     memcpy(next, (const char *)data + offset, (size_t)segment.numel * each);
@@ -52,21 +56,20 @@ zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, const zero1__layout *lay
   return (zero1__parcel){begin, (size_t)(next - begin)};
 }
 
-zero1_status zero1__bundle_send(zero1__bundle *bundle, const zero1__port *port, int32_t tag,
-                                zero1__parcel parcel, int32_t peer, zero1__error *error) {
+zero1_status zero1__bundle_send(zero1__bundle *bundle, int32_t tag, zero1__parcel parcel,
+                                int32_t peer, zero1__error *error) {
   if (!parcel.bytes) return ZERO1_OK;
-  return zero1__port_send(port, parcel.data, parcel.bytes, peer, tag,
+  return zero1__port_send(bundle->port, parcel.data, parcel.bytes, peer, tag,
                           &bundle->requests[bundle->count++], error);
 }
 
-zero1_status zero1__bundle_recv(zero1__bundle *bundle, const zero1__port *port, int32_t tag,
-                                const zero1__layout *layout, zero1__range blocks, void *data,
+zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range blocks, void *data,
                                 size_t each, int32_t peer, zero1__error *error) {
   int64_t numel;
-  const int holes = has_holes(layout, blocks, &numel);
+  const int holes = has_holes(bundle->layout, blocks, &numel);
   if (!numel) return ZERO1_OK;
   if (holes) bundle->landings[bundle->landing_count++] = (zero1__landing){blocks, data, each};
-  return zero1__port_recv(port, data, (size_t)numel * each, peer, tag,
+  return zero1__port_recv(bundle->port, data, (size_t)numel * each, peer, tag,
                           &bundle->requests[bundle->count++], error);
 }
 
@@ -89,17 +92,16 @@ static void spread(const zero1__layout *layout, const zero1__landing *landing) {
   }
 }
 
-zero1_status zero1__bundle_wait(zero1__bundle *bundle, const zero1__port *port,
-                                const zero1__layout *layout, const char *what,
-                                zero1__error *error) {
-  const zero1_status status = zero1__port_wait(port, bundle->requests, bundle->count, what, error);
+zero1_status zero1__bundle_wait(zero1__bundle *bundle, const char *what, zero1__error *error) {
+  const zero1_status status =
+      zero1__port_wait(bundle->port, bundle->requests, bundle->count, what, error);
   if (status) return status;
-  for (int32_t i = 0; i < bundle->landing_count; ++i) spread(layout, &bundle->landings[i]);
+  for (int32_t i = 0; i < bundle->landing_count; ++i) spread(bundle->layout, &bundle->landings[i]);
   bundle->count = bundle->landing_count = 0;
   bundle->staged_bytes = 0;
   return ZERO1_OK;
 }
 
-int zero1__bundle_cancel(zero1__bundle *bundle, const zero1__port *port) {
-  return !bundle->count || zero1__port_cancel(port, bundle->requests, bundle->count);
+int zero1__bundle_cancel(zero1__bundle *bundle) {
+  return !bundle->count || zero1__port_cancel(bundle->port, bundle->requests, bundle->count);
 }

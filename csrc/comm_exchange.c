@@ -99,13 +99,12 @@ static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint3
     const int64_t theirs = zero1__layout_shard(layout, chunk->bucket, to).begin;
     const zero1__range blocks = {theirs + chunk->part.begin, theirs + chunk->part.end};
     const char *data = (const char *)channel->grads + (size_t)blocks.begin * ZERO1__BLOCK * each;
-    zero1_status status = zero1__bundle_recv(
-        bundle, &self->port, ZERO1__TAG_EXCHANGE, layout, chunk->blocks,
-        (void *)(uintptr_t)chunk->sources.contributions[from], each, from, error);
+    zero1_status status = zero1__bundle_recv(bundle, ZERO1__TAG_EXCHANGE, chunk->blocks,
+                                             (void *)(uintptr_t)chunk->sources.contributions[from],
+                                             each, from, error);
     if (!status)
-      status =
-          zero1__bundle_send(bundle, &self->port, ZERO1__TAG_EXCHANGE,
-                             zero1__bundle_pack(bundle, layout, blocks, data, each), to, error);
+      status = zero1__bundle_send(bundle, ZERO1__TAG_EXCHANGE,
+                                  zero1__bundle_pack(bundle, blocks, data, each), to, error);
     if (status) return status;
   }
   return ZERO1_OK;
@@ -115,18 +114,21 @@ static zero1_status exchange_end(zero1__channel *channel, int64_t index, uint32_
                                  zero1__error *error) {
   zero1__wire_channel *self = self_of(channel);
   (void)epoch;
-  return zero1__bundle_wait(&self->bundles[channel->chunks[index].ring], &self->port,
-                            channel->config.layout, "its gradients", error);
+  return zero1__bundle_wait(&self->bundles[channel->chunks[index].ring], "its gradients", error);
+}
+
+static zero1__peers all_ranks(const zero1__channel *channel) {
+  return (zero1__peers){0, 1, channel->comm->world_size};
 }
 
 static zero1_status exchange_all_gather(zero1__channel *channel, int64_t bucket, uint32_t epoch,
                                         zero1__error *error) {
   (void)epoch;
-  return zero1__wire_gather(self_of(channel), bucket, 0, 1, channel->comm->world_size, error);
+  return zero1__wire_gather(self_of(channel), bucket, all_ranks(channel), error);
 }
 
 static zero1_status exchange_broadcast(zero1__channel *channel, int32_t root, zero1__error *error) {
-  return zero1__wire_broadcast(self_of(channel), 0, 1, channel->comm->world_size, root, error);
+  return zero1__wire_broadcast(self_of(channel), all_ranks(channel), root, error);
 }
 
 static void exchange_abort(zero1__channel *channel, const zero1__error *why) {

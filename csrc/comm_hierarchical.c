@@ -127,7 +127,6 @@ static zero1_status hier_arrive(zero1__channel *channel, int64_t bucket, uint32_
 static zero1_status hier_begin(zero1__channel *channel, int64_t index, uint32_t epoch,
                                zero1__error *error) {
   hier_channel *self = self_of(channel);
-  const zero1__layout *layout = channel->config.layout;
   const zero1__chunk *chunk = &channel->chunks[index];
   zero1__bundle *bundle = &self->wire.bundles[chunk->ring];
   const int32_t nodes = self->node_count;
@@ -136,13 +135,13 @@ static zero1_status hier_begin(zero1__channel *channel, int64_t index, uint32_t 
     const int32_t to = (self->node + i) % nodes, from = (self->node - i + nodes) % nodes;
     const zero1__partial *partial = &chunk->partials[to];
     zero1_status status =
-        zero1__bundle_recv(bundle, &self->wire.port, ZERO1__TAG_EXCHANGE, layout, chunk->blocks,
+        zero1__bundle_recv(bundle, ZERO1__TAG_EXCHANGE, chunk->blocks,
                            (void *)(uintptr_t)chunk->sources.contributions[from], sizeof(float),
                            from * self->node_size + self->index, error);
     if (!status)
       status = zero1__bundle_send(
-          bundle, &self->wire.port, ZERO1__TAG_EXCHANGE,
-          zero1__bundle_pack(bundle, layout, partial->blocks, partial->out, sizeof(float)),
+          bundle, ZERO1__TAG_EXCHANGE,
+          zero1__bundle_pack(bundle, partial->blocks, partial->out, sizeof(float)),
           to * self->node_size + self->index, error);
     if (status) return status;
   }
@@ -153,8 +152,13 @@ static zero1_status hier_end(zero1__channel *channel, int64_t index, uint32_t ep
                              zero1__error *error) {
   hier_channel *self = self_of(channel);
   (void)epoch;
-  return zero1__bundle_wait(&self->wire.bundles[channel->chunks[index].ring], &self->wire.port,
-                            channel->config.layout, "its partial sums", error);
+  return zero1__bundle_wait(&self->wire.bundles[channel->chunks[index].ring], "its partial sums",
+                            error);
+}
+
+/* The ranks of one index on all nodes. */
+static zero1__peers peers_at(const hier_channel *self, int32_t index) {
+  return (zero1__peers){index, self->node_size, self->node_count};
 }
 
 /* First between the nodes, index by index; then `updated` says that this rank's index has arrived
@@ -162,8 +166,7 @@ static zero1_status hier_end(zero1__channel *channel, int64_t index, uint32_t ep
 static zero1_status hier_all_gather(zero1__channel *channel, int64_t bucket, uint32_t epoch,
                                     zero1__error *error) {
   hier_channel *self = self_of(channel);
-  zero1_status status = zero1__wire_gather(&self->wire, bucket, self->index, self->node_size,
-                                           self->node_count, error);
+  zero1_status status = zero1__wire_gather(&self->wire, bucket, peers_at(self, self->index), error);
   if (!status) zero1__node_publish(&self->buffers, bucket, epoch);
   for (int32_t peer = 0; peer < self->node_size && !status; ++peer) {
     status = zero1__node_await(&self->buffers, peer, bucket, epoch, error);
@@ -180,8 +183,8 @@ static zero1_status hier_broadcast(zero1__channel *channel, int32_t root, zero1_
   const int32_t index = root % self->node_size;
   zero1_status status = ZERO1_OK;
   if (self->index == index)
-    status = zero1__wire_broadcast(&self->wire, index, self->node_size, self->node_count,
-                                   root / self->node_size, error);
+    status =
+        zero1__wire_broadcast(&self->wire, peers_at(self, index), root / self->node_size, error);
   if (!status) status = zero1__node_broadcast(&self->buffers, index, error);
   return status;
 }

@@ -155,7 +155,8 @@ zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capa
   channel->base.workspace_bytes += channel->ring_bytes + staging_bytes * (size_t)ring_count;
   for (int32_t i = 0; i < ring_count; ++i) {
     const zero1_status status =
-        zero1__bundle_open(&channel->bundles[i], capacity, staging_bytes, error);
+        zero1__bundle_open(&channel->bundles[i], &channel->port, channel->base.config.layout,
+                           capacity, staging_bytes, error);
     if (status) return status;
   }
   zero1__device *device = channel->base.config.device;
@@ -165,7 +166,7 @@ zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capa
 void zero1__wire_channel_close(zero1__wire_channel *channel) {
   zero1__device *device = channel->base.config.device;
   for (int32_t i = 0; channel->bundles && i < channel->base.ring_count; ++i)
-    if (!zero1__bundle_cancel(&channel->bundles[i], &channel->port)) channel->abandoned = 1;
+    if (!zero1__bundle_cancel(&channel->bundles[i])) channel->abandoned = 1;
   if (channel->abandoned) return; /* better lost than written after it is someone else's */
   for (int32_t i = 0; channel->bundles && i < channel->base.ring_count; ++i)
     zero1__bundle_close(&channel->bundles[i]);
@@ -179,47 +180,48 @@ char *zero1__wire_slot(const zero1__wire_channel *channel, int32_t ring) {
 
 /* ---- parameters ---- */
 
+/* The index-th peer; -count <= index, and past the end it begins again. */
+static int32_t peer_at(zero1__peers peers, int32_t index) {
+  return peers.first + (index + peers.count) % peers.count * peers.stride;
+}
+
 /* One part of every rank's shard: own blocks to all, theirs from each. */
 static zero1_status post_part(zero1__wire_channel *channel, zero1__bundle *bundle, int64_t bucket,
-                              zero1__range part, int32_t first, int32_t stride, int32_t count,
-                              zero1__error *error) {
+                              zero1__range part, zero1__peers peers, zero1__error *error) {
   const zero1__layout *layout = channel->base.config.layout;
   const size_t each = zero1__dtype_bytes(channel->base.config.param_dtype);
   const size_t block_bytes = ZERO1__BLOCK * each;
   const int32_t rank = channel->base.comm->rank;
-  const int32_t own = (rank - first) / stride;
+  const int32_t own = (rank - peers.first) / peers.stride;
   const int64_t begin = zero1__layout_shard(layout, bucket, rank).begin;
   const zero1__range blocks = {begin + part.begin, begin + part.end};
   char *params = channel->base.params;
   const zero1__parcel parcel =
-      zero1__bundle_pack(bundle, layout, blocks, params + (size_t)blocks.begin * block_bytes, each);
-  for (int32_t i = 1; i < count; ++i) {
-    const int32_t to = first + (own + i) % count * stride;
-    const int32_t from = first + (own - i + count) % count * stride;
+      zero1__bundle_pack(bundle, blocks, params + (size_t)blocks.begin * block_bytes, each);
+  for (int32_t i = 1; i < peers.count; ++i) {
+    const int32_t to = peer_at(peers, own + i), from = peer_at(peers, own - i);
     const int64_t theirs = zero1__layout_shard(layout, bucket, from).begin;
     const zero1__range land = {theirs + part.begin, theirs + part.end};
     zero1_status status =
-        zero1__bundle_recv(bundle, &channel->port, ZERO1__TAG_GATHER, layout, land,
+        zero1__bundle_recv(bundle, ZERO1__TAG_GATHER, land,
                            params + (size_t)land.begin * block_bytes, each, from, error);
-    if (!status)
-      status = zero1__bundle_send(bundle, &channel->port, ZERO1__TAG_GATHER, parcel, to, error);
+    if (!status) status = zero1__bundle_send(bundle, ZERO1__TAG_GATHER, parcel, to, error);
     if (status) return status;
   }
   return ZERO1_OK;
 }
 
-zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, int32_t first,
-                                int32_t stride, int32_t count, zero1__error *error) {
-  const zero1__layout *layout = channel->base.config.layout;
+zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, zero1__peers peers,
+                                zero1__error *error) {
   const int32_t ring_count = channel->base.ring_count;
   const int64_t chunks = channel->base.chunk_begin[bucket + 1] - channel->base.chunk_begin[bucket];
   zero1_status status = ZERO1_OK;
   for (int64_t i = 0; i < chunks + ring_count && !status; ++i) {
     zero1__bundle *bundle = &channel->bundles[i % ring_count];
-    status = zero1__bundle_wait(bundle, &channel->port, layout, "its new parameters", error);
+    status = zero1__bundle_wait(bundle, "its new parameters", error);
     if (!status && i < chunks) {
       const zero1__chunk *chunk = &channel->base.chunks[channel->base.chunk_begin[bucket] + i];
-      status = post_part(channel, bundle, bucket, chunk->part, first, stride, count, error);
+      status = post_part(channel, bundle, bucket, chunk->part, peers, error);
     }
   }
   return status;
@@ -228,24 +230,23 @@ zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, in
 /* Relative to the root, rank v receives from v - lowest bit, and sends to v + 1, 2, 4, ... below
  * that bit; 6 ranks: 0 -> 4, 2, 1; 2 -> 3; 4 -> 5. */
 static zero1_status broadcast_piece(zero1__wire_channel *channel, char *data, size_t bytes,
-                                    int32_t first, int32_t stride, int32_t count, int32_t root,
-                                    zero1__error *error) {
-  const int32_t own = (channel->base.comm->rank - first) / stride;
-  const int32_t mine = (own - root + count) % count;
+                                    zero1__peers peers, int32_t root, zero1__error *error) {
+  const int32_t own = (channel->base.comm->rank - peers.first) / peers.stride;
+  const int32_t mine = (own - root + peers.count) % peers.count;
   zero1__request requests[32] = {0};
   int32_t bit = 1, sends = 0;
   zero1_status status = ZERO1_OK;
-  while (bit < count && !(mine & bit)) bit *= 2;
+  while (bit < peers.count && !(mine & bit)) bit *= 2;
   if (mine) {
-    const int32_t from = first + (mine - bit + root) % count * stride;
+    const int32_t from = peer_at(peers, mine - bit + root);
     status =
         zero1__port_recv(&channel->port, data, bytes, from, ZERO1__TAG_BROADCAST, requests, error);
     if (!status)
       status = zero1__port_wait(&channel->port, requests, 1, "the root's parameters", error);
   }
   for (bit /= 2; bit && !status; bit /= 2) {
-    if (mine + bit >= count) continue;
-    const int32_t to = first + (mine + bit + root) % count * stride;
+    if (mine + bit >= peers.count) continue;
+    const int32_t to = peer_at(peers, mine + bit + root);
     status = zero1__port_send(&channel->port, data, bytes, to, ZERO1__TAG_BROADCAST,
                               &requests[sends++], error);
   }
@@ -255,14 +256,14 @@ static zero1_status broadcast_piece(zero1__wire_channel *channel, char *data, si
   return status;
 }
 
-zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, int32_t first, int32_t stride,
-                                   int32_t count, int32_t root, zero1__error *error) {
+zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, zero1__peers peers, int32_t root,
+                                   zero1__error *error) {
   const size_t total = zero1__params_bytes(&channel->base.config);
   zero1_status status = ZERO1_OK;
   for (size_t begin = 0; begin < total && !status; begin += PIECE_BYTES) {
     const size_t bytes = total - begin < PIECE_BYTES ? total - begin : PIECE_BYTES;
-    status = broadcast_piece(channel, (char *)channel->base.params + begin, bytes, first, stride,
-                             count, root, error);
+    status =
+        broadcast_piece(channel, (char *)channel->base.params + begin, bytes, peers, root, error);
   }
   return status;
 }

@@ -68,14 +68,18 @@ void zero1__wire_channel_close(zero1__wire_channel *channel);
 /** Receive buffer of a chunk. */
 char *zero1__wire_slot(const zero1__wire_channel *channel, int32_t ring);
 
-/** Sends this rank's new parameters of a bucket to ranks first, first + stride, ... [count] of
- *  them, this one among them, and receives theirs. */
-zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, int32_t first,
-                                int32_t stride, int32_t count, zero1__error *error);
+/** Ranks first, first + stride, ...: [count] of them, this one among them. */
+typedef struct zero1__peers {
+  int32_t first, stride, count;
+} zero1__peers;
 
-/** The parameters of the root-th of those ranks to all of them, along a binomial tree. */
-zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, int32_t first, int32_t stride,
-                                   int32_t count, int32_t root, zero1__error *error);
+/** Sends this rank's new parameters of a bucket to the peers, and receives theirs. */
+zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, zero1__peers peers,
+                                zero1__error *error);
+
+/** The parameters of the root-th of the peers to all of them, along a binomial tree. */
+zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, zero1__peers peers, int32_t root,
+                                   zero1__error *error);
 
 /** Blocks per shard and chunk so that ZERO1__RING_COUNT chunks of `shards` shards, `each` bytes an
  *  element, fit the workspace. */

@@ -220,10 +220,10 @@ WRAP(zero1_status, zero1__node_broadcast, zero1__node_buffers *buffers, int32_t 
   return __real_zero1__node_broadcast(buffers, root, error);
 }
 
-WRAP(zero1_status, zero1__wire_broadcast, zero1__wire_channel *channel, int32_t first,
-     int32_t stride, int32_t count, int32_t root, zero1__error *error) {
+WRAP(zero1_status, zero1__wire_broadcast, zero1__wire_channel *channel, zero1__peers peers,
+     int32_t root, zero1__error *error) {
   if (is_slow(SLOW_BROADCAST, channel->base.comm->rank)) sleep_us(30000 * hooks.times);
-  return __real_zero1__wire_broadcast(channel, first, stride, count, root, error);
+  return __real_zero1__wire_broadcast(channel, peers, root, error);
 }
 
 /* Bundles wait here too. A wait that is taken out leaves its messages on their way. */
