@@ -2,7 +2,11 @@
  * Rajbhandari et al., arXiv 1910.02054).
  *
  * The model's parameters and gradients live in buffers of the library; each rank holds the master
- * parameters and moments of its own shard alone. One training step:
+ * parameters and moments of its own shard alone.
+ *
+ * Before the first step: write the initial values to zero1_optimizer_param(i) and call
+ * zero1_optimizer_sync_params, also with one rank. Masters start at zero: bf16 values that were
+ * written without it are lost in the first step. Then, in each step:
  *
  *   zero1_optimizer_wait_param(opt, i, stream)    forward, just before it reads parameter i
  *   zero1_optimizer_wait_grad(opt, i, stream)     backward, before its first write to gradient i
@@ -14,9 +18,10 @@
  * number of threads, the instruction set or the communicator: parameters, masters, moments and
  * grad_norm are the same bits.
  *
- * step is asynchronous: an error that it had is returned, once, by the first call that waits for
- * it, and by zero1_optimizer_info every time. A step with an error is skipped by every rank;
- * training can go on after it, unless a peer was lost: then the handle is spent (ZERO1_ERR_SPENT).
+ * step is asynchronous: an error that it had is returned, once, by the first of wait_param,
+ * wait_params, wait_grad and zero_grad that waits for it, and by info until the next step. A step with an error is skipped by every rank;
+ * training can go on after it, unless a peer was lost, or ranks made different collective calls:
+ * then the handle is spent (ZERO1_ERR_SPENT).
  *
  * Collective calls are made by every rank in the same order. One thread at a time may use a handle;
  * distinct handles are independent. `stream`: on the host, calls act on the calling thread, and
@@ -83,8 +88,8 @@ typedef struct zero1_config {
    *  1 (default): shared. 0: each rank has its own copy. Ignored where ranks share no memory. */
   int32_t share_params;
 
-  int64_t bucket_numel; /* hard maximum of elements per bucket; less than one block of 256 elements
-                           for each rank counts as that much; default 4 Mi */
+  int64_t bucket_numel; /* >= 1; hard maximum of elements per bucket; less than one block of 256
+                           elements for each rank counts as that much; default 4 Mi */
 
   int32_t reduce_group; /* gradients are summed in rank order inside groups of this many ranks, then
                            across groups; must divide world_size. 0 (default): all ranks, or a
@@ -210,7 +215,7 @@ ZERO1_API zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer
 ZERO1_API zero1_status zero1_optimizer_wait_param(zero1_optimizer *optimizer, int64_t index,
                                                   void *stream);
 
-/** wait_param for every parameter. */
+/** wait_param for every parameter, and wait_grad for every gradient. */
 ZERO1_API zero1_status zero1_optimizer_wait_params(zero1_optimizer *optimizer, void *stream);
 
 /** Holds `stream` back until no peer reads gradient `index` of the last step any more. Not
