@@ -11,4 +11,10 @@ static inline int64_t zero1__now_ns(void) {
   return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/** Seconds as nanoseconds; very many are as many as can be waited for. seconds >= 0. */
+static inline int64_t zero1__seconds_ns(double seconds) {
+  const double most = (double)(INT64_MAX / 4);
+  return seconds * 1e9 < most ? (int64_t)(seconds * 1e9) : INT64_MAX / 4;
+}
+
 #endif

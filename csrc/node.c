@@ -182,9 +182,10 @@ static zero1_status lost(const zero1__node *node, int32_t peer, const char *what
                          other->reason_status == ZERO1_ERR_ABORTED ? "" : ":", REASON_BYTES,
                          other->reason);
   }
-  for (int32_t i = 0; i < node->shape.size; ++i) /* a process that ends well has closed before */
+  for (int32_t i = 0; i < node->shape.size; ++i) /* who knew of its end has closed or told why */
     if (zero1__watch_is_dead(node->watch, i) &&
-        !zero1__flag_reached(&station_of(node, i)->closed, 1))
+        !zero1__flag_reached(&station_of(node, i)->closed, 1) &&
+        !zero1__flag_reached(&station_of(node, i)->aborted, 1))
       return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s",
                          first + i, what);
   if (zero1__flag_reached(&station->closed, 1))
@@ -198,7 +199,7 @@ static zero1_status wait_for(zero1__node *node, int32_t peer, zero1__flag *flag,
   int64_t end = 0;
   while (!zero1__flag_wait(flag, value, ZERO1__LOOK_NS)) {
     const int64_t now = zero1__now_ns();
-    if (!end) end = now + (int64_t)(node->timeout_seconds * 1e9) - ZERO1__LOOK_NS;
+    if (!end) end = now + zero1__seconds_ns(node->timeout_seconds) - ZERO1__LOOK_NS;
     const zero1_status status = lost(node, peer, what, error);
     if (status) {
       if (zero1__flag_reached(flag, value)) { /* it came all the same, just before the end */

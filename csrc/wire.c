@@ -10,6 +10,8 @@
  * 10 Gbit/s, long against a look. */
 #define LOOKS 100
 #define SLEEP_NS 50000
+/* Looks for what a dead peer had to say. */
+#define TRIES 5
 
 zero1__port zero1__port_open(zero1__wire *wire, double timeout_seconds, const zero1__watch *watch) {
   const zero1__port port = {wire, wire->next_port, timeout_seconds, watch, NULL};
@@ -44,21 +46,36 @@ static zero1_status look(const zero1__port *port, zero1__request *requests, int6
   return ZERO1_OK;
 }
 
-/* Whether anything tells that waiting is in vain. */
-static zero1_status care(const zero1__port *port, const char *what, zero1__error *error) {
+/* What an aborting peer has sent, as an error of this rank. */
+static zero1_status notice(const zero1__port *port, zero1__error *error) {
   zero1__error why;
+  const int32_t rank = port->wire->ops->aborted(port->wire, tag_of(port, ZERO1__TAG_ABORT), &why);
+  if (rank < 0) return ZERO1_OK;
+  return zero1__fail(error, why.status, "rank %d%s %.350s", rank,
+                     why.status == ZERO1_ERR_ABORTED ? "" : ":", why.text);
+}
+
+static int32_t first_dead(const zero1__port *port) {
+  for (int32_t i = 0; i < port->wire->world_size; ++i)
+    if (zero1__watch_is_dead(port->watch, i)) return i;
+  return -1;
+}
+
+/* Whether anything tells that waiting is in vain. A process may also have ended because it knew of
+ * a loss before this rank did: what it had to say about it is looked for before it is blamed. */
+static zero1_status care(const zero1__port *port, const char *what, zero1__error *error) {
+  const struct timespec moment = {0, ZERO1__LOOK_NS / TRIES};
   if (port->stop && atomic_load(port->stop))
     return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
-  const int32_t aborted =
-      port->wire->ops->aborted(port->wire, tag_of(port, ZERO1__TAG_ABORT), &why);
-  if (aborted >= 0)
-    return zero1__fail(error, why.status, "rank %d%s %.350s", aborted,
-                       why.status == ZERO1_ERR_ABORTED ? "" : ":", why.text);
-  for (int32_t i = 0; i < port->wire->world_size; ++i) /* who ends well has no part in a wait */
-    if (zero1__watch_is_dead(port->watch, i))
-      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s", i,
-                         what);
-  return ZERO1_OK;
+  zero1_status status = notice(port, error);
+  const int32_t dead = status ? -1 : first_dead(port);
+  for (int i = 0; i < TRIES && dead >= 0 && !status; ++i) {
+    nanosleep(&moment, NULL);
+    status = notice(port, error);
+  }
+  if (status || dead < 0) return status;
+  return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s", dead,
+                     what);
 }
 
 static zero1_status timed_out(const zero1__port *port, const zero1__request *requests,
@@ -73,7 +90,7 @@ static zero1_status timed_out(const zero1__port *port, const zero1__request *req
 zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests, int64_t count,
                               const char *what, zero1__error *error) {
   const struct timespec sleep = {0, SLEEP_NS};
-  const int64_t patience_ns = (int64_t)(port->timeout_seconds * 1e9);
+  const int64_t patience_ns = zero1__seconds_ns(port->timeout_seconds);
   int64_t before = -1, progress_ns = 0, care_ns = 0;
   for (int looks = 0;; ++looks) {
     int64_t active;

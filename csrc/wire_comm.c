@@ -1,5 +1,6 @@
 #include "wire_comm.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -138,7 +139,9 @@ int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layo
   const int64_t block_bytes = (int64_t)ZERO1__RING_COUNT * shards * ZERO1__BLOCK * (int64_t)each;
   const int64_t fit = comm->workspace_bytes / block_bytes;
   const int64_t whole = layout->bucket_blocks / layout->world_size;
-  const int64_t blocks = fit < whole ? fit : whole;
+  const int64_t message = INT_MAX / (ZERO1__BLOCK * (int64_t)sizeof(float)); /* of MPI, in blocks */
+  int64_t blocks = fit < whole ? fit : whole;
+  if (blocks > message) blocks = message;
   return blocks < 1 ? 1 : blocks;
 }
 

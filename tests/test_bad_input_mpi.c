@@ -66,6 +66,24 @@ static void options_are_checked_together(void) {
   }
 }
 
+static void options_that_differ_are_named(void) {
+  const int32_t world = MPI_Comm_c2f(MPI_COMM_WORLD), last = world_rank == world_size - 1;
+  char text[300];
+  zero1_comm *comm;
+  zero1_comm_options options;
+  if (world_size == 1) return; /* nobody to differ from */
+  misuse_options(0, 60, &options);
+  options.error_text = text;
+  options.error_bytes = sizeof text;
+  options.ranks_per_node = last;
+  CHECK_STATUS(zero1_comm_create_mpi(world, &options, &comm), ZERO1_ERR_MISMATCH);
+  CHECK_TEXT(text, "options.ranks_per_node is 0 on rank 0 and 1 on rank");
+  options.ranks_per_node = 1;
+  options.workspace_bytes = last ? 4096 : 8192;
+  CHECK_STATUS(zero1_comm_create_mpi(world, &options, &comm), ZERO1_ERR_MISMATCH);
+  CHECK_TEXT(text, "options.workspace_bytes is 8192 on rank 0 and 4096 on rank");
+}
+
 static int32_t gather(void *context, const void *in, void *out, size_t bytes) {
   (void)context;
   return MPI_Allgather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, MPI_COMM_WORLD);
@@ -202,6 +220,7 @@ int main(void) {
   MPI_Comm_size(MPI_COMM_WORLD, &world_size);
   RUN(a_number_that_is_no_communicator_is_named);
   RUN(options_are_checked_together);
+  RUN(options_that_differ_are_named);
   RUN(the_node_checks_who_is_who);
   RUN(a_mistake_of_one_rank_is_told_to_every_rank);
   RUN(absurd_sizes_are_refused_at_once);

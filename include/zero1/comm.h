@@ -25,7 +25,8 @@ typedef struct zero1_comm zero1_comm;
  *  Returns 0, or anything else for a failure. */
 typedef int32_t (*zero1_allgather_fn)(void *context, const void *in, void *out, size_t bytes);
 
-/** How a communicator is made. Fill with zero1_comm_options_init, then change what you need. */
+/** How a communicator is made. Fill with zero1_comm_options_init, then change what you need. Every
+ *  rank gives the same ranks_per_node and workspace_bytes. */
 typedef struct zero1_comm_options {
   size_t size; /* sizeof(zero1_comm_options), set by init */
 
@@ -94,8 +95,9 @@ ZERO1_API zero1_status zero1_comm_create_node(int32_t rank, int32_t world_size,
  *  [in]  mpi_comm_f  the communicator as Fortran's integer: MPI_Comm_c2f(comm), mpi4py's py2f()
  *  [in]  options     or NULL for the defaults
  *  [out] comm        owned by the caller, to be destroyed before MPI_Finalize; NULL on failure
- *  ZERO1_ERR_STATE: MPI is not initialised, or finalised. ZERO1_ERR_UNSUPPORTED: this build has no
- *  MPI. ZERO1_ERR_INVALID, ZERO1_ERR_VERSION, ZERO1_ERR_MEMORY, ZERO1_ERR_COMM. */
+ *  ZERO1_ERR_MISMATCH: names the option that differs. ZERO1_ERR_STATE: MPI is not initialised, or
+ * finalised. ZERO1_ERR_UNSUPPORTED: this build has no MPI. ZERO1_ERR_INVALID, ZERO1_ERR_VERSION,
+ * ZERO1_ERR_MEMORY, ZERO1_ERR_COMM. */
 ZERO1_API zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options *options,
                                              zero1_comm **comm);
 

@@ -19,9 +19,9 @@
  * grad_norm are the same bits.
  *
  * step is asynchronous: an error that it had is returned, once, by the first of wait_param,
- * wait_params, wait_grad and zero_grad that waits for it, and by info until the next step. A step with an error is skipped by every rank;
- * training can go on after it, unless a peer was lost, or ranks made different collective calls:
- * then the handle is spent (ZERO1_ERR_SPENT).
+ * wait_params, wait_grad and zero_grad that waits for it, and by info until the next step. A step
+ * with an error is skipped by every rank; training can go on after it, unless a peer was lost, or
+ * ranks made different collective calls: then the handle is spent (ZERO1_ERR_SPENT).
  *
  * Collective calls are made by every rank in the same order. One thread at a time may use a handle;
  * distinct handles are independent. `stream`: on the host, calls act on the calling thread, and
