@@ -19,8 +19,7 @@
 #include "layout.h"
 
 #define ZERO1__RUNS_AHEAD 3
-#define ZERO1__RUNS_EVEN 6                    /* after a run, of its length: then it is even */
-#define ZERO1__RUN_RING 8                     /* more than either; a power of two */
+#define ZERO1__RUN_RING 4                     /* more than ZERO1__RUNS_AHEAD; a power of two */
 #define ZERO1__RUN_LEADING (4 * ZERO1__BLOCK) /* elements after which the hardware is on track */
 
 /** A segment as elements [at, at + numel) of the job's arrays. */
@@ -33,7 +32,6 @@ typedef struct zero1__run_walk {
   zero1__walk walk;
   int64_t job_begin;   /* first block of the job: element 0 of its arrays */
   int64_t next, known; /* runs handed out; runs found so far */
-  int64_t even_begin;  /* the first of the last runs found that are all of one length */
   zero1__run ring[ZERO1__RUN_RING];
 } zero1__run_walk;
 
@@ -42,19 +40,13 @@ static inline zero1__run_walk zero1__run_walk_begin(const zero1__layout *layout,
   return (zero1__run_walk){.walk = zero1__walk_begin(layout, blocks), .job_begin = job_begin};
 }
 
-static inline void zero1__run_walk_add(zero1__run_walk *walk, const zero1__segment *s) {
-  const int64_t k = walk->known++;
-  if (k && walk->ring[(k - 1) % ZERO1__RUN_RING].numel != s->numel) walk->even_begin = k;
-  walk->ring[k % ZERO1__RUN_RING] =
-      (zero1__run){s->slot, (s->block - walk->job_begin) * ZERO1__BLOCK, s->numel,
-                   s->numel < ZERO1__RUN_LEADING ? s->numel : ZERO1__RUN_LEADING};
-}
-
 /** The next run, or NULL after the last. Valid until the next call. */
 static inline const zero1__run *zero1__run_walk_next(zero1__run_walk *walk) {
   zero1__segment s;
-  while (walk->known <= walk->next + ZERO1__RUNS_EVEN && zero1__walk_next(&walk->walk, &s))
-    zero1__run_walk_add(walk, &s);
+  while (walk->known <= walk->next + ZERO1__RUNS_AHEAD && zero1__walk_next(&walk->walk, &s))
+    walk->ring[walk->known++ % ZERO1__RUN_RING] =
+        (zero1__run){s.slot, (s.block - walk->job_begin) * ZERO1__BLOCK, s.numel,
+                     s.numel < ZERO1__RUN_LEADING ? s.numel : ZERO1__RUN_LEADING};
   return walk->next < walk->known ? &walk->ring[walk->next++ % ZERO1__RUN_RING] : NULL;
 }
 
@@ -62,14 +54,6 @@ static inline const zero1__run *zero1__run_walk_next(zero1__run_walk *walk) {
 static inline const zero1__run *zero1__run_walk_peek(const zero1__run_walk *walk, int ahead) {
   const int64_t k = walk->next - 1 + ahead;
   return k < walk->known ? &walk->ring[k % ZERO1__RUN_RING] : NULL;
-}
-
-/** Whether the run handed out last has one block or two, and ZERO1__RUNS_EVEN more of its length
- *  follow: each starts as many blocks after the one before it. */
-static inline int zero1__run_walk_is_even(const zero1__run_walk *walk) {
-  const int64_t k = walk->next - 1;
-  return walk->even_begin <= k && k + ZERO1__RUNS_EVEN < walk->known &&
-         walk->ring[k % ZERO1__RUN_RING].numel <= 2 * ZERO1__BLOCK;
 }
 
 /** With `left` elements of a run to go: how far ahead the runs to ask for begin; every second one
