@@ -44,6 +44,7 @@ static zero1_status gather(zero1__schedule *schedule, zero1__lane *lane, const v
   zero1__error error;
   if (zero1__channel_failure(schedule->channel, NULL)) return ZERO1_ERR_SPENT;
   zero1__error_clear(&error);
+  lane->call = "step";
   const zero1_status status = zero1__lane_gather(lane, mine, all, bytes, &error);
   if (status) zero1__channel_fail(schedule->channel, &error);
   return status;

@@ -40,8 +40,10 @@ struct zero1__lane {
   zero1_comm *comm;
   double timeout_seconds;
   zero1__error failure; /* of its first gather that failed: the later ones fail the same way */
+  const char *call;     /* what this rank gathers for: ranks that differ in it are told so */
   /* [world_size] of zero1__lane_agree, so that it cannot run out of memory */
   zero1__error *scratch;
+  char *messages; /* [1 + world_size] of zero1__lane_gather; NULL: gathers are not labelled */
 };
 
 /** Sums over this node's ranks that go to one other node (hierarchical only). */

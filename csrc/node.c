@@ -179,7 +179,7 @@ static zero1_status lost(const zero1__node *node, int32_t peer, const char *what
     zero1__station *other = station_of(node, i);
     if (zero1__flag_reached(&other->aborted, 1))
       return zero1__fail(error, other->reason_status, "rank %d%s %.*s", first + i,
-                         other->reason_status == ZERO1_ERR_ABORTED ? "" : ":", REASON_BYTES,
+                         strncmp(other->reason, "aborted", 7) ? ":" : "", REASON_BYTES,
                          other->reason);
   }
   for (int32_t i = 0; i < node->shape.size; ++i) /* who knew of its end has closed or told why */

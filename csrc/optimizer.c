@@ -191,6 +191,7 @@ zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_config *config
   if (out) *out = NULL;
   if (!comm) return ZERO1_ERR_INVALID;
   zero1__error_clear(&comm->error);
+  comm->lane->call = "create";
   zero1_optimizer *optimizer = calloc(1, sizeof *optimizer);
   zero1_status status = ZERO1_OK;
   if (!out) status = zero1__fail(&comm->error, ZERO1_ERR_INVALID, "optimizer is NULL");

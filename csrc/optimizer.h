@@ -19,8 +19,9 @@ struct zero1_optimizer {
   zero1__lane *lane, *wider;
   zero1__buffers buffers;
   zero1__schedule schedule;
-  int32_t loss_told; /* the caller knows of the channel's failure */
-  uint8_t *waited;   /* [param_count] debug builds: wait_param since the last step; else NULL */
+  int32_t has_masters; /* separate masters have been set to the parameters */
+  int32_t loss_told;   /* the caller knows of the channel's failure */
+  uint8_t *waited;     /* [param_count] debug builds: wait_param since the last step; else NULL */
 };
 
 /** Start of every call: ZERO1_ERR_INVALID for NULL; forgets the last error. */

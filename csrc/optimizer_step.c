@@ -173,8 +173,12 @@ static zero1_status run(zero1_optimizer *optimizer, int32_t came_to) {
   zero1__error local;
   zero1__error_clear(&local);
   zero1__schedule_open(schedule);
-  if (schedule->phase == ZERO1__PHASE_COLLECTING && came_to != ZERO1__CAME_TO_DROP)
+  if (schedule->phase == ZERO1__PHASE_COLLECTING && came_to != ZERO1__CAME_TO_DROP) {
+    if (optimizer->buffers.master_param && !optimizer->has_masters)
+      zero1__fail(&local, ZERO1_ERR_STATE,
+                  "the masters are not set: sync_params comes before the first step");
     find_missing(optimizer, &local);
+  }
   if (came_to != ZERO1__CAME_TO_REDUCE) {
     schedule->exposed_ns = 0;
     note_waited(optimizer, 0, optimizer->registry.count, 0);

@@ -5,11 +5,12 @@
 #include "optimizer.h"
 
 /* Between steps, with nothing under way; otherwise an error of every rank. */
-static zero1_status begin_collective(zero1_optimizer *optimizer) {
+static zero1_status begin_collective(zero1_optimizer *optimizer, const char *call) {
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (!status) status = zero1__optimizer_usable(optimizer);
   if (status) return status; /* a failed channel has no peers to agree with */
   zero1__schedule_finish(&optimizer->schedule);
+  optimizer->lane->call = call;
   return zero1__optimizer_usable(optimizer);
 }
 
@@ -95,19 +96,21 @@ static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
 }
 
 zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t root) {
-  zero1_status status = begin_collective(optimizer);
+  zero1_status status = begin_collective(optimizer, "sync_params");
   if (!status) status = agree_root(optimizer, root);
   if (status) return status;
   status = optimizer->channel->ops->broadcast(optimizer->channel, root, &optimizer->error);
   if (!status) set_masters(optimizer, 0);
+  optimizer->has_masters |= !status;
   return spend(optimizer, status ? status : agree(optimizer, ZERO1_OK));
 }
 
 zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer) {
-  zero1_status status = begin_collective(optimizer);
+  zero1_status status = begin_collective(optimizer, "params_changed");
   if (!status) status = agree_idle(optimizer); /* whoever writes shared parameters has written */
   if (status) return status;
   set_masters(optimizer, 1);
+  optimizer->has_masters = 1;
   return spend(optimizer, agree(optimizer, ZERO1_OK));
 }
 
@@ -155,7 +158,7 @@ static int32_t find_diverged(const uint64_t *hashes, int32_t count) {
 
 zero1_status zero1_optimizer_check_replicas(zero1_optimizer *optimizer, int32_t *rank) {
   if (rank) *rank = -1;
-  zero1_status status = begin_collective(optimizer);
+  zero1_status status = begin_collective(optimizer, "check_replicas");
   if (status) return status;
   const zero1_comm *comm = optimizer->comm;
   uint64_t *hashes = calloc((size_t)comm->world_size, sizeof *hashes);

@@ -38,6 +38,9 @@ static zero1_status check_spec(const zero1_param_spec *spec, int64_t index, int6
   if (spec->flags & ~(uint32_t)KNOWN_FLAGS)
     return zero1__fail(error, ZERO1_ERR_INVALID, "parameter %lld '%.100s' has unknown flags %#x",
                        (long long)index, spec->name, spec->flags & ~(uint32_t)KNOWN_FLAGS);
+  if (spec->reserved)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "parameter %lld '%.100s' has reserved %u, not 0",
+                       (long long)index, spec->name, spec->reserved);
   return ZERO1_OK;
 }
 

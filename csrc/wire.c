@@ -52,7 +52,7 @@ static zero1_status notice(const zero1__port *port, zero1__error *error) {
   const int32_t rank = port->wire->ops->aborted(port->wire, tag_of(port, ZERO1__TAG_ABORT), &why);
   if (rank < 0) return ZERO1_OK;
   return zero1__fail(error, why.status, "rank %d%s %.350s", rank,
-                     why.status == ZERO1_ERR_ABORTED ? "" : ":", why.text);
+                     strncmp(why.text, "aborted", 7) ? ":" : "", why.text);
 }
 
 static int32_t first_dead(const zero1__port *port) {

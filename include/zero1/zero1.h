@@ -248,9 +248,10 @@ ZERO1_API zero1_status zero1_optimizer_grad_absent(zero1_optimizer *optimizer, i
 /** The first half of step: reduces, and agrees on grad_norm and whether to skip. For a caller who
  *  wants zero1_optimizer_info before deciding between step and drop_grads. Collective;
  *  asynchronous.
- *  ZERO1_ERR_STATE: some gradient is neither ready nor absent (named; its peers skip the step with
- *  the same error), or the gradients are reduced already. ZERO1_ERR_SPENT, or first the failure
- *  that spent the handle. */
+ *  ZERO1_ERR_STATE: sync_params was never called, with parameters that have a master beside them;
+ * or some gradient is neither ready nor absent (named; its peers skip the step with the same
+ * error), or the gradients are reduced already. ZERO1_ERR_SPENT, or first the failure that spent
+ * the handle. */
 ZERO1_API zero1_status zero1_optimizer_reduce_grads(zero1_optimizer *optimizer);
 
 /** Updates this rank's shard and gives every rank the new parameters; calls reduce_grads first if
