@@ -31,6 +31,7 @@ typedef struct lm_trainer {
   lm_progress progress;      /* rank 0's */
   lm_pending pending;
   double started, last_finished; /* seconds */
+  int64_t skipped;               /* steps whose gradients were not finite */
   double part_done;              /* of the run, 0 to 1: the same on every rank */
   char error[512];
 } lm_trainer;

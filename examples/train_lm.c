@@ -59,6 +59,7 @@ static lm_record wait_pending(lm_trainer *t) {
   zero1_info info = {.size = sizeof info};
   lm_must(t, zero1_optimizer_info(t->sharded.optimizer, &info, sizeof info), "step");
   p->any = false;
+  t->skipped += info.skipped;
   t->part_done = p->sums[1];
 
   const lm_options *const options = &t->options;
@@ -156,6 +157,8 @@ static void conclude(lm_trainer *t) {
   printf("held-out loss over all %" PRId64 " bytes: %.4f nats per byte (%.3f bits), after %.1f s\n",
          lm_data_val_windows(&t->data, options->context) * options->context, loss,
          loss / 0.6931471805599453, trained);
+  if (t->skipped)
+    printf("%" PRId64 " steps were skipped: their gradients were not finite\n", t->skipped);
   if (options->sample_bytes == 0) return;
   printf("\nthe model writes:\n");
   const lm_sampling sampling = {.bytes = options->sample_bytes,
