@@ -110,12 +110,11 @@ void zero1__lane_end(zero1__lane *lane) {
 }
 
 /* Whether every rank has gathered for the same call, and as many bytes. */
-static zero1_status check_labels(const zero1__lane *lane, const char *all, size_t stride,
-                                 zero1__error *error) {
+static zero1_status check_labels(const zero1__lane *lane, const char *all, zero1__error *error) {
   label first, other;
   memcpy(&first, all, sizeof first);
   for (int32_t rank = 1; rank < lane->comm->world_size; ++rank) {
-    memcpy(&other, all + (size_t)rank * stride, sizeof other);
+    memcpy(&other, all + (size_t)rank * MESSAGE_BYTES, sizeof other);
     if (strncmp(first.call, other.call, sizeof first.call) || first.bytes != other.bytes)
       return zero1__fail(error, ZERO1_ERR_MISMATCH,
                          "rank 0 is in %.23s (%llu bytes) and rank %d in %.23s (%llu bytes)",
@@ -136,7 +135,7 @@ static zero1_status gather_labelled(zero1__lane *lane, const char *in, char *out
     memcpy(mine, &own, sizeof own);
     memcpy(mine + sizeof own, in + begin, piece);
     zero1_status status = lane->comm->ops->lane_all_gather(lane, mine, all, MESSAGE_BYTES, error);
-    if (!status) status = check_labels(lane, all, MESSAGE_BYTES, error);
+    if (!status) status = check_labels(lane, all, error);
     if (status) return status;
     for (int32_t rank = 0; rank < lane->comm->world_size; ++rank)
       memcpy(out + (size_t)rank * bytes + begin, all + (size_t)rank * MESSAGE_BYTES + sizeof own,

@@ -118,12 +118,9 @@ static zero1_status learn(zero1__lane *lane, MPI_Comm mpi, facts *known, zero1__
   known->inline_calls = level < MPI_THREAD_MULTIPLE;
   zero1__identity_of_this(&mine);
   status = zero1__lane_agree(lane, find_leader(mpi, &leader, error), error);
-  if (!status)
-    status = mpi_allgather(&mpi, &leader, known->leaders, sizeof leader) ||
-                     mpi_allgather(&mpi, &mine, known->identities, sizeof mine)
-                 ? zero1__fail(error, ZERO1_ERR_COMM, "MPI_Allgather failed")
-                 : ZERO1_OK;
-  return zero1__lane_agree(lane, status, error);
+  if (!status) status = zero1__lane_gather(lane, &leader, known->leaders, sizeof leader, error);
+  if (!status) status = zero1__lane_gather(lane, &mine, known->identities, sizeof mine, error);
+  return status;
 }
 
 /* Same process namespace as far as a node goes: without it, memory cannot be shared. */
