@@ -56,7 +56,7 @@ static zero1_status agree_absent(zero1__schedule *schedule) {
   const size_t bytes = (size_t)layout->slot_count / 8 + 1;
   uint8_t *mine = schedule->absent_bits, *all = mine + bytes;
   memset(schedule->absent, 0, (size_t)layout->slot_count);
-  if (!schedule->outcome.any_absent) return ZERO1_OK;
+  if (!schedule->outcome.decision.any_absent) return ZERO1_OK;
   memset(mine, 0, bytes);
   for (int64_t slot = 0; slot < layout->slot_count; ++slot)
     if (schedule->readiness.grads[layout->slots[slot].param] == ZERO1__GRAD_ABSENT)
@@ -79,7 +79,7 @@ static zero1_status agree_records(zero1__schedule *schedule, const agree_args *a
   zero1_status status = gather(schedule, schedule->lane, &mine, records, sizeof mine);
   if (status) return status;
   zero1__agreed_check(records, count, outcome);
-  if (outcome->out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
+  if (outcome->decision.out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
   if (schedule->wider) {
     zero1__record wider = mine;
     if (outcome->error.status && !wider.status) { /* the others are to skip as well */
@@ -90,7 +90,7 @@ static zero1_status agree_records(zero1__schedule *schedule, const agree_args *a
     status = gather(schedule, schedule->wider, &wider, records, sizeof wider);
     if (status) return status;
     zero1__agreed_check_wider(records, count, outcome);
-    if (outcome->out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
+    if (outcome->decision.out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
   }
   if (args->came_to != ZERO1__CAME_TO_GO_ON) zero1__agreed_decide(records, count, outcome);
   return agree_absent(schedule);
@@ -103,7 +103,7 @@ static void let_update(zero1__schedule *schedule) {
   for (int64_t i = 0; i < config->group_count; ++i)
     schedule->scalars[i] = zero1__adam_scalars_make(&schedule->groups[i], schedule->count);
   schedule->verdict.grad_factor =
-      (float)(schedule->outcome.grad_scale * schedule->outcome.clip_coef);
+      (float)(schedule->outcome.decision.grad_scale * schedule->outcome.decision.clip_coef);
   schedule->verdict.skip = 0;
 }
 
@@ -112,13 +112,13 @@ static void agree(zero1__schedule *schedule, const agree_args *args) {
   /* Until here it is that of the last step, for a caller who asks between two steps. */
   if (args->came_to != ZERO1__CAME_TO_GO_ON) zero1__outcome_clear(outcome);
   if (agree_records(schedule, args)) {
-    outcome->skip = 1;
-    outcome->skip_reason = ZERO1_SKIP_ERROR;
+    outcome->decision.skip = 1;
+    outcome->decision.skip_reason = ZERO1_SKIP_ERROR;
   } else if (args->came_to == ZERO1__CAME_TO_DROP && !outcome->error.status) {
-    outcome->skip = 1;
-    outcome->skip_reason = ZERO1_SKIP_DROPPED;
+    outcome->decision.skip = 1;
+    outcome->decision.skip_reason = ZERO1_SKIP_DROPPED;
   } else if ((args->came_to == ZERO1__CAME_TO_STEP || args->came_to == ZERO1__CAME_TO_GO_ON) &&
-             !outcome->skip) {
+             !outcome->decision.skip) {
     let_update(schedule);
   }
 }
@@ -129,14 +129,14 @@ static void tell_norm(zero1__schedule *schedule, const agree_args *args) {
   zero1__outcome after = before;
   const zero1__record mine = record_of(schedule, args);
   const int32_t count = (schedule->wider ? schedule->wider : schedule->lane)->comm->world_size;
-  if (before.skip || gather(schedule, schedule->wider ? schedule->wider : schedule->lane, &mine,
+  if (before.decision.skip || gather(schedule, schedule->wider ? schedule->wider : schedule->lane, &mine,
                             schedule->records, sizeof mine))
     return;
   zero1__agreed_decide(schedule->records, count, &after);
-  schedule->outcome.grad_norm = after.grad_norm;
-  schedule->outcome.nonfinite_numel = after.nonfinite_numel;
-  schedule->outcome.bad_param = after.bad_param;
-  schedule->outcome.bad_rank = after.bad_rank;
+  schedule->outcome.decision.grad_norm = after.decision.grad_norm;
+  schedule->outcome.decision.nonfinite_numel = after.decision.nonfinite_numel;
+  schedule->outcome.decision.bad_param = after.decision.bad_param;
+  schedule->outcome.decision.bad_rank = after.decision.bad_rank;
 }
 
 static void agree_task(void *context, const void *opaque) {

@@ -7,7 +7,9 @@
  *   channel  one optimizer's use of a comm: its gradient and parameter buffers, and the calls that
  *            move them
  *
- * Backends: self, node (threads too), exchange, hierarchical: comm_*.c. */
+ * Backends: self, node (threads too), exchange, hierarchical, nccl: comm_*.c. Where the optimizer's
+ * device can reach its peers by itself, channels and lanes enqueue work on it (on_device, device
+ * lanes); else their calls are made by a thread of the host. */
 #ifndef ZERO1__COMM_OPS_H
 #define ZERO1__COMM_OPS_H
 
@@ -22,6 +24,7 @@
 #include "zero1/comm.h"
 
 typedef struct zero1__lane zero1__lane;
+typedef struct zero1__device_lane zero1__device_lane;
 typedef struct zero1__channel zero1__channel;
 typedef struct zero1__comm_ops zero1__comm_ops;
 
@@ -46,6 +49,15 @@ struct zero1__lane {
   char *messages; /* [1 + world_size] of zero1__lane_gather; NULL: gathers are not labelled */
 };
 
+/** All-gathers of one length in memory of a device, in stream order. */
+struct zero1__device_lane {
+  zero1_comm *comm;
+  zero1__device *device;
+  zero1__step *step; /* where a lost peer is noted, in memory of the device */
+  size_t bytes;      /* a multiple of 16 */
+  void *mine, *all;  /* [bytes] and [world_size * bytes]; memory of the device, owned */
+};
+
 /** Sums over this node's ranks that go to one other node (hierarchical only). */
 typedef struct zero1__partial {
   zero1__range blocks; /* of the shard that they are for */
@@ -68,10 +80,12 @@ typedef struct zero1__chunk {
 /** What an optimizer asks a channel for. */
 typedef struct zero1__channel_config {
   zero1__device *device;
+  zero1__step *step; /* the optimizer's, in memory of the device */
   const zero1__layout *layout;
   zero1__dtype param_dtype, grad_dtype;
   int32_t share_params;
   int32_t reduce_group; /* as in zero1_config */
+  int32_t find_culprit; /* as in zero1_config */
   double timeout_seconds;
 } zero1__channel_config;
 
@@ -81,6 +95,10 @@ struct zero1__channel {
   const zero1__comm_ops *ops;
   zero1__channel_config config;
   int32_t in_place;       /* contributions stay where backward wrote them; nothing is copied */
+  int32_t on_device;      /* 1: calls of the way of a gradient are made on the caller's thread and
+                             enqueue in `stream`; their kernels read the epoch and the verdict in
+                             config.step */
+  zero1__stream *stream;  /* on_device: of the call that is being made */
   int32_t reduce_group;   /* in effect */
   int32_t params_sharers; /* ranks whose parameters are this one memory, 1: private */
   void *params, *grads;   /* zeroed; owned by the channel */
@@ -100,9 +118,11 @@ struct zero1__channel {
   zero1__lane *lanes[2]; /* or NULL: of the same optimizer, whose peers must learn of a failure */
   zero1__partial *partials; /* of all chunks */
   const void **pointers;    /* contributions of all chunks and partials */
+  size_t pointers_bytes;
+  const void **visible_pointers; /* a copy in memory of the device; NULL: the device is the host */
 };
 
-/** A call of a channel that runs in a stream, or on the calling thread. `index` is a bucket or,
+/** A call of a channel that runs in a stream, or, on_device, on the caller's thread. `index` is a bucket or,
  *  where it says so, a chunk. `epoch` is that of the step which it belongs to. */
 typedef zero1_status (*zero1__channel_fn)(zero1__channel *channel, int64_t index, uint32_t epoch,
                                           zero1__error *error);
@@ -121,6 +141,16 @@ struct zero1__comm_ops {
   /** Wakes the peers that wait in this lane, or will: they get the status of `why` and a text that
    *  names this rank. Not collective. NULL: the lane's peers cannot be told. */
   void (*lane_abort)(zero1__lane *lane, const zero1__error *why);
+
+  /** The same in memory of a device, `bytes` a rank; collective. NULL, or *lane NULL with ZERO1_OK:
+   *  what the ranks of this comm agree on needs the host. close is collective, too. */
+  zero1_status (*device_lane_open)(zero1_comm *comm, zero1__device *device, zero1__step *step,
+                                   size_t bytes, double timeout_seconds, zero1__device_lane **lane,
+                                   zero1__error *error);
+  void (*device_lane_close)(zero1__device_lane *lane);
+  /** Enqueues a gather of every rank's `mine` into `all`. */
+  zero1_status (*device_lane_gather)(zero1__device_lane *lane, zero1__stream *stream,
+                                     zero1__error *error);
 
   /** Collective, on the caller's thread. All ranks succeed or all fail. */
   zero1_status (*channel_open)(zero1_comm *comm, const zero1__channel_config *config,
@@ -143,7 +173,8 @@ struct zero1__comm_ops {
 /* ---- for the users of a comm (comm.c, channel.c) ---- */
 
 /** Runs a call of the vtable in `stream`; nothing where fn is NULL, the channel has failed or *skip
- *  (or NULL) is not 0 when it is its turn. */
+ *  (or NULL) is not 0 when it is its turn. on_device: makes the call, whose kernels see to the skip
+ *  themselves. */
 void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,
                          int64_t index, const int32_t *skip);
 
@@ -182,6 +213,10 @@ zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
                                   int32_t sources, int32_t partials, int32_t partial_sources,
                                   zero1__error *error);
 void zero1__channel_end(zero1__channel *channel);
+
+/** After the backend has filled in the contributions: gives kernels of a device other than the host
+ *  the table of them. */
+zero1_status zero1__channel_show(zero1__channel *channel, zero1__error *error);
 
 /** Whole pages, which is what is really allocated. */
 size_t zero1__whole_pages(size_t bytes);

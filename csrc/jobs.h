@@ -25,23 +25,23 @@ typedef struct zero1__stats {
 #define ZERO1__CULPRIT_NONE UINT64_MAX
 #define ZERO1__CULPRIT_OVERFLOW \
   0xffffffu /* in place of a rank: the sum of finite values overflowed */
-static inline uint64_t zero1__culprit_key(int64_t param, uint32_t rank) {
+ZERO1__INLINE uint64_t zero1__culprit_key(int64_t param, uint32_t rank) {
   return (uint64_t)param << 24 | rank;
 }
-static inline int64_t zero1__culprit_param(uint64_t key) {
+ZERO1__INLINE int64_t zero1__culprit_param(uint64_t key) {
   return (int64_t)(key >> 24);
 }
-static inline uint32_t zero1__culprit_rank(uint64_t key) {
+ZERO1__INLINE uint32_t zero1__culprit_rank(uint64_t key) {
   return (uint32_t)(key & 0xffffffu);
 }
 
-static inline void zero1__stats_clear(zero1__stats *stats) {
+ZERO1__INLINE void zero1__stats_clear(zero1__stats *stats) {
   zero1__exact_sum_clear(&stats->squares);
   stats->nonfinite_numel = 0;
   stats->culprit = ZERO1__CULPRIT_NONE;
 }
 
-static inline void zero1__stats_merge(zero1__stats *into, const zero1__stats *from) {
+ZERO1__INLINE void zero1__stats_merge(zero1__stats *into, const zero1__stats *from) {
   zero1__exact_sum_merge(&into->squares, &from->squares);
   into->nonfinite_numel += from->nonfinite_numel;
   if (from->culprit < into->culprit) into->culprit = from->culprit;
@@ -49,7 +49,8 @@ static inline void zero1__stats_merge(zero1__stats *into, const zero1__stats *fr
 
 /** Where the gradients for a run of blocks of one shard come from. */
 typedef struct zero1__sources {
-  const void *const *contributions; /* [count] in rank order */
+  const void *const *contributions; /* [count] in rank order; the table is memory of the host */
+  const void *const *visible;       /* the same table where kernels of another device see it */
   int32_t count;
   int32_t group;      /* sum inside groups of so many, then across: ((c0 + c1) + (c2 + c3)) for 2;
                          count % group == 0 */

@@ -115,12 +115,35 @@ ZERO1__INLINE uint64_t zero1__mix(uint64_t index, uint32_t bits) {
   return x ^ x >> 31;
 }
 
+/** What the moments of step number `count` are divided by. */
+typedef struct zero1__bias {
+  double bias1, bias2; /* 1 - beta1^count, 1 - beta2^count */
+} zero1__bias;
+
+/** Scalars of a group, in double, each rounded to fp32 once. */
+ZERO1__INLINE zero1__adam_scalars zero1__adam_scalars_of(const zero1_group *group,
+                                                         zero1__bias bias) {
+  const int decoupled = group->decoupled_weight_decay != 0;
+  zero1__adam_scalars scalars;
+  scalars.decay = decoupled ? (float)(1.0 - group->lr * group->weight_decay) : 1.0f;
+  scalars.l2 = decoupled ? 0.0f : (float)group->weight_decay;
+  scalars.one_minus_beta1 = (float)(1.0 - group->beta1);
+  scalars.beta2 = (float)group->beta2;
+  scalars.one_minus_beta2 = (float)(1.0 - group->beta2);
+  scalars.inverse_sqrt_bias2 = (float)(1.0 / sqrt(bias.bias2));
+  scalars.eps = (float)group->eps;
+  scalars.step_size = (float)(group->lr / bias.bias1);
+  return scalars;
+}
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/** Scalars of a group for its step number `count` (the first is 1). In double, each rounded to fp32
- *  once. Host only. */
+/** Bias of a group's step number `count`; the first is 1. Host only: pow differs elsewhere. */
+zero1__bias zero1__bias_make(const zero1_group *group, int64_t count);
+
+/** Scalars of a group for its step number `count`. Host only. */
 zero1__adam_scalars zero1__adam_scalars_make(const zero1_group *group, int64_t count);
 
 #ifdef __cplusplus

@@ -43,8 +43,8 @@ static zero1__outcome decide(const zero1__record *records) {
 
 static void is_error(const zero1__outcome *outcome, zero1_status status, const char *named) {
   CHECK_STATUS(outcome->error.status, status);
-  CHECK_EQ(outcome->skip, 1);
-  CHECK_EQ(outcome->skip_reason, ZERO1_SKIP_ERROR);
+  CHECK_EQ(outcome->decision.skip, 1);
+  CHECK_EQ(outcome->decision.skip_reason, ZERO1_SKIP_ERROR);
   if (!strstr(outcome->error.text, named))
     fprintf(stderr, "the text is: %s\n", outcome->error.text);
   CHECK(strstr(outcome->error.text, named));
@@ -55,12 +55,12 @@ static void a_good_step_is_not_skipped(void) {
   fill(records);
   const zero1__outcome outcome = decide(records);
   CHECK_STATUS(outcome.error.status, ZERO1_OK);
-  CHECK(!outcome.skip && outcome.skip_reason == ZERO1_SKIP_NONE);
-  CHECK(outcome.grad_norm == 2.5); /* 0.5 * sqrt(9 + 16) */
-  CHECK(outcome.clip_coef == 1);
-  CHECK_EQ(outcome.bad_param, -1);
-  CHECK_EQ(outcome.bad_rank, -1);
-  CHECK_EQ(outcome.any_absent, 0);
+  CHECK(!outcome.decision.skip && outcome.decision.skip_reason == ZERO1_SKIP_NONE);
+  CHECK(outcome.decision.grad_norm == 2.5); /* 0.5 * sqrt(9 + 16) */
+  CHECK(outcome.decision.clip_coef == 1);
+  CHECK_EQ(outcome.decision.bad_param, -1);
+  CHECK_EQ(outcome.decision.bad_rank, -1);
+  CHECK_EQ(outcome.decision.any_absent, 0);
 }
 
 static void ranks_that_came_for_other_things_are_named(void) {
@@ -119,14 +119,14 @@ static void a_norm_above_is_clipped(void) {
   fill(records);
   set_limits(records, (zero1__limits){.grad_scale = 0.5, .max_grad_norm = 1, .guard = 1});
   zero1__outcome outcome = decide(records);
-  CHECK(outcome.clip_coef == 1 / (2.5 + 1e-6));
-  CHECK(!outcome.skip && outcome.grad_norm == 2.5);
+  CHECK(outcome.decision.clip_coef == 1 / (2.5 + 1e-6));
+  CHECK(!outcome.decision.skip && outcome.decision.grad_norm == 2.5);
   set_limits(records, (zero1__limits){.grad_scale = 0.5, .max_grad_norm = 3, .guard = 1});
   outcome = decide(records);
-  CHECK(outcome.clip_coef == 1);
+  CHECK(outcome.decision.clip_coef == 1);
   set_limits(records, (zero1__limits){.grad_scale = 0.5, .max_grad_norm = 2.5, .guard = 1});
   outcome = decide(records);
-  CHECK(outcome.clip_coef == 2.5 / (2.5 + 1e-6)); /* the margin: at the norm itself, a little */
+  CHECK(outcome.decision.clip_coef == 2.5 / (2.5 + 1e-6)); /* the margin: at the norm itself, a little */
 }
 
 static void a_norm_above_the_threshold_is_skipped(void) {
@@ -136,8 +136,8 @@ static void a_norm_above_the_threshold_is_skipped(void) {
   CHECK(!decide(records).skip);
   set_limits(records, (zero1__limits){.grad_scale = 0.5, .skip_grad_norm = 2.4});
   const zero1__outcome outcome = decide(records);
-  CHECK_EQ(outcome.skip, 1);
-  CHECK_EQ(outcome.skip_reason, ZERO1_SKIP_NORM);
+  CHECK_EQ(outcome.decision.skip, 1);
+  CHECK_EQ(outcome.decision.skip_reason, ZERO1_SKIP_NORM);
   CHECK_STATUS(outcome.error.status, ZERO1_OK);
 }
 
@@ -149,12 +149,12 @@ static void the_lowest_culprit_is_named(void) {
   records[3].stats.nonfinite_numel = 1;
   records[3].stats.culprit = zero1__culprit_key(4, 2);
   const zero1__outcome outcome = decide(records);
-  CHECK_EQ(outcome.skip, 1);
-  CHECK_EQ(outcome.skip_reason, ZERO1_SKIP_NONFINITE);
-  CHECK_EQ(outcome.nonfinite_numel, 3);
-  CHECK_EQ(outcome.bad_param, 4);
-  CHECK_EQ(outcome.bad_rank, 2);
-  CHECK(isnan(outcome.grad_norm));
+  CHECK_EQ(outcome.decision.skip, 1);
+  CHECK_EQ(outcome.decision.skip_reason, ZERO1_SKIP_NONFINITE);
+  CHECK_EQ(outcome.decision.nonfinite_numel, 3);
+  CHECK_EQ(outcome.decision.bad_param, 4);
+  CHECK_EQ(outcome.decision.bad_rank, 2);
+  CHECK(isnan(outcome.decision.grad_norm));
 }
 
 static void an_overflow_of_the_sum_names_no_rank(void) {
@@ -163,15 +163,15 @@ static void an_overflow_of_the_sum_names_no_rank(void) {
   records[2].stats.nonfinite_numel = 1;
   records[2].stats.culprit = zero1__culprit_key(6, ZERO1__CULPRIT_OVERFLOW);
   zero1__outcome outcome = decide(records);
-  CHECK_EQ(outcome.skip_reason, ZERO1_SKIP_OVERFLOW);
-  CHECK_EQ(outcome.bad_param, 6);
-  CHECK_EQ(outcome.bad_rank, -1);
+  CHECK_EQ(outcome.decision.skip_reason, ZERO1_SKIP_OVERFLOW);
+  CHECK_EQ(outcome.decision.bad_param, 6);
+  CHECK_EQ(outcome.decision.bad_rank, -1);
   /* A rank's own NaN in the same parameter comes first. */
   records[1].stats.nonfinite_numel = 1;
   records[1].stats.culprit = zero1__culprit_key(6, 3);
   outcome = decide(records);
-  CHECK_EQ(outcome.skip_reason, ZERO1_SKIP_NONFINITE);
-  CHECK_EQ(outcome.bad_rank, 3);
+  CHECK_EQ(outcome.decision.skip_reason, ZERO1_SKIP_NONFINITE);
+  CHECK_EQ(outcome.decision.bad_rank, 3);
 }
 
 /* It is to be seen: told, and in the parameters. */
@@ -182,10 +182,10 @@ static void without_guard_a_nan_goes_through(void) {
   records[2].stats.culprit = zero1__culprit_key(6, 2);
   set_limits(records, (zero1__limits){.grad_scale = 0.5, .max_grad_norm = 1});
   const zero1__outcome outcome = decide(records);
-  CHECK_EQ(outcome.skip, 0);
-  CHECK_EQ(outcome.nonfinite_numel, 1);
-  CHECK_EQ(outcome.bad_rank, 2);
-  CHECK(isnan(outcome.grad_norm) && isnan(outcome.clip_coef));
+  CHECK_EQ(outcome.decision.skip, 0);
+  CHECK_EQ(outcome.decision.nonfinite_numel, 1);
+  CHECK_EQ(outcome.decision.bad_rank, 2);
+  CHECK(isnan(outcome.decision.grad_norm) && isnan(outcome.decision.clip_coef));
 }
 
 /* The ranks' order does not change a bit of the norm. */

@@ -24,8 +24,15 @@
  * ranks made different collective calls: then the handle is spent (ZERO1_ERR_SPENT).
  *
  * Collective calls are made by every rank in the same order. One thread at a time may use a handle;
- * distinct handles are independent. `stream`: on the host, calls act on the calling thread, and
- * stream must be ZERO1_STREAM_DEFAULT or NULL.
+ * distinct handles are independent.
+ *
+ * `stream`: on the host, calls act on the calling thread, and stream must be ZERO1_STREAM_DEFAULT or
+ * NULL. On CUDA, parameters and gradients are memory of the device, a call acts in the cudaStream_t
+ * that it is given (of the optimizer's device; several streams may be used in a step), and no call
+ * of a step waits on the host: norm, verdict and count stay on the device until info asks for them.
+ * So an error of a step is returned by the first call that finds out, by info at the latest. Where
+ * ranks communicate through the host (zero1_comm_backend "exchange"), the first gradient of a step
+ * waits for the step before, and steps cannot be captured into graphs.
  *
  * Part of the public face: C99, safe for C++ and for ctypes; includes no MPI or CUDA header. */
 #ifndef ZERO1_ZERO1_H
@@ -52,6 +59,9 @@ ZERO1_API uint32_t zero1_version(void);
 
 /** Opaque. */
 typedef struct zero1_optimizer zero1_optimizer;
+
+/** What an optimizer runs on. */
+enum { ZERO1_DEVICE_HOST = 0, ZERO1_DEVICE_CUDA = 1 };
 
 /** Data types of parameters and gradients. Arithmetic is in fp32 whatever they are. */
 enum { ZERO1_DTYPE_FP32 = 0, ZERO1_DTYPE_BF16 = 1 };
@@ -118,7 +128,20 @@ typedef struct zero1_config {
    *  give one, create fails and what they gave is of no use any more. */
   zero1_comm *agree_comm;
 
-  void *stream; /* default stream of the calls; ZERO1_STREAM_DEFAULT (default) on the host */
+  void *stream; /* what ZERO1_STREAM_DEFAULT stands for in the calls. CUDA: a cudaStream_t, and
+                   ZERO1_STREAM_DEFAULT (default) CUDA's own default stream. The host has no other */
+
+  int32_t device;       /* ZERO1_DEVICE_; host (default) or CUDA, the same on every rank */
+  int32_t device_index; /* which GPU; -1 (default): the calling thread's current one */
+
+  /** CUDA: this part of the buckets has its master parameters and moments in memory of the host and
+   *  is updated by the host's cores, in [0, 1]; 0 (default): none. */
+  double offload;
+
+  int32_t find_culprit; /* 1: where a sum hides whose gradient was not finite (NCCL's own sums),
+                           gradients are looked at before they are sent, which reads them once
+                           more; 0 (default): bad_rank and bad_param may stay -1 there */
+  int32_t reserved;
 } zero1_config;
 
 /** Fills `config` with the defaults that its fields name. Not collective.
@@ -162,7 +185,8 @@ ZERO1_API zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_conf
                                               int64_t param_count, zero1_optimizer **optimizer);
 
 /** Frees *optimizer and clears it; NULL and a pointer to NULL are fine. Every rank destroys, in any
- *  order: a peer that still waits for this rank gets ZERO1_ERR_PEER, or ZERO1_ERR_ABORTED where
+ *  order (on CUDA, where ranks map each other's memory, together: each waits for the others, for the
+ *  timeout at most): a peer that still waits for this rank gets ZERO1_ERR_PEER, or ZERO1_ERR_ABORTED where
  *  this rank was in the middle of a step; between nodes it may take the timeout. Pointers into the
  *  buffers end. Not collective. */
 ZERO1_API void zero1_optimizer_destroy(zero1_optimizer **optimizer);
@@ -182,8 +206,8 @@ ZERO1_API int64_t zero1_optimizer_param_count(const zero1_optimizer *optimizer);
 ZERO1_API zero1_status zero1_optimizer_find(zero1_optimizer *optimizer, const char *name,
                                             int64_t *index);
 
-/** Where parameter `index` lives: [numel] of param_dtype, contiguous, 1024 bytes aligned at fp32
- *  and 512 at bf16. Owned by the optimizer; constant for its life. Not collective.
+/** Where parameter `index` lives, in memory of config.device: [numel] of param_dtype, contiguous,
+ *  1024 bytes aligned at fp32 and 512 at bf16. Owned by the optimizer; constant for its life. Not collective.
  *  ZERO1_ERR_INVALID: no such parameter. */
 ZERO1_API zero1_status zero1_optimizer_param(zero1_optimizer *optimizer, int64_t index,
                                              void **param);
@@ -194,7 +218,8 @@ ZERO1_API zero1_status zero1_optimizer_param(zero1_optimizer *optimizer, int64_t
  *  ZERO1_ERR_INVALID: no such parameter. */
 ZERO1_API zero1_status zero1_optimizer_grad(zero1_optimizer *optimizer, int64_t index, void **grad);
 
-/** Gives every rank the root's parameters and sets the masters to them; moments and count stay.
+/** Gives every rank the root's parameters and sets the masters to them; moments and count stay. On
+ *  CUDA, values that were written in config.stream.
  *  Before the first step it makes the initial values one. Collective; waits.
  *  ZERO1_ERR_INVALID: root is no rank. ZERO1_ERR_MISMATCH: the ranks gave several roots.
  *  ZERO1_ERR_STATE: gradients are on their way. ZERO1_ERR_MEMORY. ZERO1_ERR_PEER, _TIMEOUT, _COMM,
@@ -210,7 +235,7 @@ ZERO1_API zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer
 /* ---- one step ---- */
 
 /** Holds `stream` back until parameter `index` has its value of the last step. On the host the call
- *  itself waits. Not collective.
+ *  itself waits; on CUDA the stream alone does. Not collective.
  *  ZERO1_ERR_INVALID, or the error of the step that it waits for. */
 ZERO1_API zero1_status zero1_optimizer_wait_param(zero1_optimizer *optimizer, int64_t index,
                                                   void *stream);
@@ -258,6 +283,18 @@ ZERO1_API zero1_status zero1_optimizer_reduce_grads(zero1_optimizer *optimizer);
  *  the caller did not. Collective; asynchronous: wait_param, info or any call that waits returns
  *  what went wrong. Errors as reduce_grads. */
 ZERO1_API zero1_status zero1_optimizer_step(zero1_optimizer *optimizer);
+
+/** Before each launch of a CUDA graph that holds a step: uploads, in `stream`, what has been set
+ *  since, lr above all, and counts the step. The graph is launched next, in the same stream, which
+ *  orders it after all that came before and all that waits for it.
+ *
+ *  The graph is captured as usual: between cudaStreamBeginCapture and EndCapture the calls of one
+ *  step, ending with wait_params on the stream that is captured; nothing runs meanwhile. What stays
+ *  as it was at the capture: which gradients were absent, and whether the step has one pass or two.
+ *  Collective; asynchronous.
+ *  ZERO1_ERR_STATE: no step has been captured, or gradients are on their way. ZERO1_ERR_UNSUPPORTED:
+ *  the host has no graphs. ZERO1_ERR_INVALID: no such stream. Errors of earlier steps as step. */
+ZERO1_API zero1_status zero1_optimizer_replay(zero1_optimizer *optimizer, void *stream);
 
 /** Gives up the gradients since the last step, reduced or not, without an update; count and state
  *  stay. Collective; waits. Errors as sync_params. */
@@ -331,7 +368,8 @@ typedef struct zero1_owned {
   int64_t begin, end;  /* half-open element range of the parameter */
   float *master_param; /* [end - begin] fp32; the parameter itself where that is its own master */
   float *exp_avg;      /* [end - begin] fp32 */
-  float *exp_avg_sq;   /* [end - begin] fp32 */
+  float *exp_avg_sq;   /* [end - begin] fp32; all in memory of the device, or, of buckets that are
+                          offloaded, of the host */
 } zero1_owned;
 
 /** Number of ranges that this rank owns: each is of one parameter and one bucket, and all ranks'
