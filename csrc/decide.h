@@ -153,7 +153,10 @@ ZERO1__INLINE void zero1__decide_check_wider(const zero1__records *records,
 }
 
 ZERO1__INLINE int zero1__same_number(double a, double b) {
-  return memcmp(&a, &b, sizeof a) == 0;
+  uint64_t a_bits, b_bits;
+  memcpy(&a_bits, &a, sizeof a);
+  memcpy(&b_bits, &b, sizeof b);
+  return a_bits == b_bits;
 }
 
 ZERO1__INLINE void zero1__decide_limits(const zero1__records *records, zero1__decision *decision) {
@@ -194,25 +197,31 @@ ZERO1__INLINE void zero1__decide_skip(const zero1__limits *limits, zero1__decisi
   decision->skip = 1;
 }
 
-/** Norm, clipping and the verdict to skip from all ranks' stats. */
-ZERO1__INLINE void zero1__decide_verdict(const zero1__records *records, zero1__decision *decision) {
+/** Norm, clipping and the verdict to skip from all ranks' stats, which are added up in *total. */
+ZERO1__INLINE void zero1__decide_verdict_in(const zero1__records *records, zero1__stats *total,
+                                            zero1__decision *decision) {
   const zero1__limits *limits = &zero1__record_at(records, 0)->limits;
-  zero1__stats total;
   zero1__decide_limits(records, decision);
-  zero1__stats_clear(&total);
+  zero1__stats_clear(total);
   for (int32_t i = 0; i < records->count; ++i)
-    zero1__stats_merge(&total, &zero1__record_at(records, i)->stats);
-  zero1__decide_culprit(&total, decision);
+    zero1__stats_merge(total, &zero1__record_at(records, i)->stats);
+  zero1__decide_culprit(total, decision);
   decision->grad_scale = limits->grad_scale;
-  decision->grad_norm = total.nonfinite_numel
-                            ? (double)NAN
-                            : limits->grad_scale * sqrt(zero1__exact_sum_to_double(&total.squares));
+  decision->grad_norm =
+      total->nonfinite_numel
+          ? (double)NAN
+          : limits->grad_scale * sqrt(zero1__exact_sum_to_double(&total->squares));
   if (decision->skip) return;
   if (limits->max_grad_norm > 0) {
     const double coef = limits->max_grad_norm / (decision->grad_norm + ZERO1__CLIP_EPS);
     if (!(coef >= 1)) decision->clip_coef = coef; /* NaN too: without guard, it is to be seen */
   }
   zero1__decide_skip(limits, decision);
+}
+
+ZERO1__INLINE void zero1__decide_verdict(const zero1__records *records, zero1__decision *decision) {
+  zero1__stats total;
+  zero1__decide_verdict_in(records, &total, decision);
 }
 
 /** What update multiplies gradients by. */
