@@ -17,9 +17,21 @@ typedef struct agree_args {
 
 _Static_assert(sizeof(agree_args) <= ZERO1__HOST_ARGS, "a host call holds the args");
 
+/* To where kernels read it. */
+static void show(zero1__schedule *schedule, void *to, const void *from, size_t bytes) {
+  if (to != from) schedule->device->ops->transfer(schedule->device, to, from, bytes);
+}
+
+static void show_verdict(zero1__schedule *schedule) {
+  show(schedule, &schedule->step->verdict, &schedule->verdict, sizeof schedule->verdict);
+}
+
 void zero1__step_clear(zero1__schedule *schedule) {
-  zero1__stats_clear(&schedule->stats);
+  zero1__stats stats;
+  zero1__stats_clear(&stats);
+  show(schedule, &schedule->step->stats, &stats, sizeof stats);
   schedule->verdict = (zero1__verdict){.skip = 1};
+  show_verdict(schedule);
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
   schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;
 }
@@ -32,7 +44,9 @@ static zero1__record record_of(const zero1__schedule *schedule, const agree_args
   mine.limits = args->limits;
   mine.groups_hash = args->groups_hash;
   mine.absent = schedule->readiness.absent;
-  mine.stats = schedule->stats;
+  schedule->device->ops->transfer(schedule->device, &mine.stats, &schedule->step->stats,
+                                  sizeof mine.stats);
+  zero1__exact_sum_carry(&mine.stats.squares); /* kernels of other devices leave that out */
   /* What is wrong with the gradients is no reason not to drop them. */
   mine.status = args->came_to == ZERO1__CAME_TO_DROP ? ZERO1_OK : schedule->local.status;
   snprintf(mine.text, sizeof mine.text, "%.255s", mine.status ? schedule->local.text : "");
@@ -55,7 +69,7 @@ static zero1_status agree_absent(zero1__schedule *schedule) {
   const zero1__layout *layout = schedule->layout;
   const size_t bytes = (size_t)layout->slot_count / 8 + 1;
   uint8_t *mine = schedule->absent_bits, *all = mine + bytes;
-  memset(schedule->absent, 0, (size_t)layout->slot_count);
+  memset(schedule->made_absent, 0, (size_t)layout->slot_count);
   if (!schedule->outcome.decision.any_absent) return ZERO1_OK;
   memset(mine, 0, bytes);
   for (int64_t slot = 0; slot < layout->slot_count; ++slot)
@@ -66,7 +80,7 @@ static zero1_status agree_absent(zero1__schedule *schedule) {
   for (int32_t rank = 1; rank < layout->world_size; ++rank)
     for (size_t i = 0; i < bytes; ++i) all[i] &= all[(size_t)rank * bytes + i];
   for (int64_t slot = 0; slot < layout->slot_count; ++slot)
-    schedule->absent[slot] = all[slot / 8] >> slot % 8 & 1;
+    schedule->made_absent[slot] = all[slot / 8] >> slot % 8 & 1;
   return ZERO1_OK;
 }
 
@@ -101,10 +115,13 @@ static void let_update(zero1__schedule *schedule) {
   const zero1_config *config = &schedule->settings->config;
   schedule->count += 1;
   for (int64_t i = 0; i < config->group_count; ++i)
-    schedule->scalars[i] = zero1__adam_scalars_make(&schedule->groups[i], schedule->count);
-  schedule->verdict.grad_factor =
-      (float)(schedule->outcome.decision.grad_scale * schedule->outcome.decision.clip_coef);
+    schedule->made_scalars[i] = zero1__adam_scalars_make(&schedule->groups[i], schedule->count);
+  schedule->verdict.grad_factor = zero1__decided_factor(&schedule->outcome.decision);
   schedule->verdict.skip = 0;
+  show(schedule, schedule->scalars, schedule->made_scalars,
+       (size_t)config->group_count * sizeof *schedule->scalars);
+  show(schedule, schedule->absent, schedule->made_absent, (size_t)schedule->layout->slot_count);
+  show_verdict(schedule);
 }
 
 static void agree(zero1__schedule *schedule, const agree_args *args) {

@@ -18,6 +18,9 @@
   X("config.grad_scale", config->grad_scale)                    \
   X("config.max_grad_norm", config->max_grad_norm)              \
   X("config.skip_grad_norm", config->skip_grad_norm)            \
+  X("config.device", config->device)                            \
+  X("config.offload", config->offload)                          \
+  X("config.find_culprit", config->find_culprit)                \
   X("config.agree_comm (1: given)", config->agree_comm != NULL) \
   X("config.group_count", config->group_count)
 

@@ -29,6 +29,23 @@ static void find_grad_shards(zero1__buffers *buffers) {
   }
 }
 
+static size_t grad_shards_bytes(const zero1__buffers *buffers) {
+  return ((size_t)buffers->channel->config.layout->bucket_count + 1) * sizeof *buffers->grad_shards;
+}
+
+static zero1_status show_grad_shards(zero1__buffers *buffers, zero1__error *error) {
+  zero1__device *device = buffers->channel->config.device;
+  const size_t bytes = grad_shards_bytes(buffers);
+  void *memory = buffers->grad_shards;
+  if (!device->is_host) {
+    const zero1_status status = device->ops->memory_alloc(device, bytes, &memory, error);
+    if (status) return status;
+    device->ops->transfer(device, memory, buffers->grad_shards, bytes);
+  }
+  buffers->visible_grad_shards = memory;
+  return ZERO1_OK;
+}
+
 zero1_status zero1__buffers_begin(zero1__buffers *buffers, zero1__channel *channel,
                                   int32_t grad_shard, zero1__error *error) {
   const zero1__channel_config *config = &channel->config;
@@ -57,7 +74,7 @@ zero1_status zero1__buffers_begin(zero1__buffers *buffers, zero1__channel *chann
     *arrays[i].array = memory;
   }
   find_grad_shards(buffers);
-  return ZERO1_OK;
+  return show_grad_shards(buffers, error);
 }
 
 void zero1__buffers_end(zero1__buffers *buffers) {
@@ -67,6 +84,8 @@ void zero1__buffers_end(zero1__buffers *buffers) {
   device->ops->memory_free(device, buffers->exp_avg, buffers->state_bytes);
   device->ops->memory_free(device, buffers->exp_avg_sq, buffers->state_bytes);
   device->ops->memory_free(device, buffers->grad_shard, buffers->state_bytes);
+  if (buffers->visible_grad_shards != buffers->grad_shards)
+    device->ops->memory_free(device, buffers->visible_grad_shards, grad_shards_bytes(buffers));
   free(buffers->grad_shards);
   memset(buffers, 0, sizeof *buffers);
 }

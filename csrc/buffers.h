@@ -12,6 +12,7 @@ typedef struct zero1__buffers {
   float *exp_avg, *exp_avg_sq;
   float *grad_shard;        /* NULL: this rank's own slice of fp32 gradients, or none */
   const void **grad_shards; /* [bucket_count] where each bucket's sums are; NULL entries: nowhere */
+  const void **visible_grad_shards; /* the same table where kernels see it */
 } zero1__buffers;
 
 /** Bytes that a rank will allocate, before anything is allocated: for memory that several ranks

@@ -81,6 +81,7 @@ zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
   channel->chunk_begin = calloc((size_t)layout->bucket_count + 1, sizeof *channel->chunk_begin);
   channel->partials = calloc(chunks * (size_t)partials + 1, sizeof *channel->partials);
   channel->pointers = calloc(pointers, sizeof *channel->pointers);
+  channel->pointers_bytes = pointers * sizeof *channel->pointers;
   if (!channel->chunks || !channel->chunk_begin || !channel->partials || !channel->pointers)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the tables of %zu chunks", chunks);
   channel->workspace_bytes += chunks * sizeof *channel->chunks +
@@ -91,7 +92,37 @@ zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
   return ZERO1_OK;
 }
 
+/* The same place in the table that kernels see. */
+static void show_sources(const zero1__channel *channel, zero1__sources *sources) {
+  sources->visible = channel->visible_pointers
+                         ? channel->visible_pointers + (sources->contributions - channel->pointers)
+                         : sources->contributions;
+}
+
+zero1_status zero1__channel_show(zero1__channel *channel, zero1__error *error) {
+  zero1__device *device = channel->config.device;
+  if (!device->is_host) {
+    void *memory;
+    const zero1_status status =
+        device->ops->memory_alloc(device, channel->pointers_bytes, &memory, error);
+    if (status) return status;
+    channel->visible_pointers = memory;
+    channel->workspace_bytes += channel->pointers_bytes;
+    device->ops->transfer(device, memory, channel->pointers, channel->pointers_bytes);
+  }
+  for (int64_t i = 0; i < channel->chunk_count; ++i) {
+    zero1__chunk *chunk = &channel->chunks[i];
+    show_sources(channel, &chunk->sources);
+    for (int32_t k = 0; k < chunk->partial_count; ++k)
+      show_sources(channel, &chunk->partials[k].sources);
+  }
+  return ZERO1_OK;
+}
+
 void zero1__channel_end(zero1__channel *channel) {
+  zero1__device *device = channel->config.device;
+  if (channel->visible_pointers)
+    device->ops->memory_free(device, channel->visible_pointers, channel->pointers_bytes);
   free(channel->partials);
   free(channel->pointers);
   free(channel->chunks);
@@ -127,25 +158,45 @@ typedef struct call_args {
   uint32_t epoch;
 } call_args;
 
+/* Where the time of a call counts; NULL: it never waits. */
+static int64_t *counter_of(zero1__channel *channel, zero1__channel_fn fn) {
+  if (fn == channel->ops->all_gather) return &channel->gather_ns;
+  if (fn == channel->ops->offer || fn == channel->ops->publish) return NULL;
+  return &channel->exchange_ns;
+}
+
 static void call_task(void *context, const void *args) {
   zero1__channel *channel = context;
   const call_args *call = args;
+  int64_t *counter = counter_of(channel, call->fn);
   zero1__error error;
   if ((call->skip && *call->skip) || zero1__channel_failure(channel, NULL)) return;
   zero1__error_clear(&error);
   const int64_t begin_ns = zero1__now_ns();
   if (call->fn(channel, call->index, call->epoch, &error)) zero1__channel_fail(channel, &error);
-  const int64_t elapsed_ns = zero1__now_ns() - begin_ns;
-  if (call->fn == channel->ops->all_gather) {
-    channel->gather_ns += elapsed_ns;
-  } else if (call->fn != channel->ops->offer && call->fn != channel->ops->publish) {
-    channel->exchange_ns += elapsed_ns; /* the others never wait, and run in other streams */
-  }
+  if (counter) *counter += zero1__now_ns() - begin_ns;
+}
+
+static void call_on_device(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,
+                           int64_t index) {
+  zero1__device *device = channel->config.device;
+  int64_t *counter = counter_of(channel, fn);
+  zero1__error error;
+  if (zero1__channel_failure(channel, NULL)) return;
+  zero1__error_clear(&error);
+  channel->stream = stream;
+  if (counter) device->ops->time_begin(device, stream, counter);
+  if (fn(channel, index, channel->epoch, &error)) zero1__channel_fail(channel, &error);
+  if (counter) device->ops->time_end(device, stream);
 }
 
 void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,
                          int64_t index, const int32_t *skip) {
   if (!fn) return;
+  if (channel->on_device) {
+    call_on_device(channel, stream, fn, index);
+    return;
+  }
   const call_args call = {fn, index, skip, channel->epoch};
   zero1__device *device = channel->config.device;
   device->ops->host_call(device, stream, call_task, channel, &call, sizeof call);

@@ -64,8 +64,9 @@ static zero1_status open_local(zero1__wire_channel *self, zero1_comm *comm,
     status = device->ops->memory_alloc(device, channel->params_bytes, &channel->params, error);
   if (!status)
     status = device->ops->memory_alloc(device, channel->grads_bytes, &channel->grads, error);
-  if (!status) point_to_ring(self, chunk_numel * grad_each);
-  return status;
+  if (status) return status;
+  point_to_ring(self, chunk_numel * grad_each);
+  return zero1__channel_show(channel, error);
 }
 
 static zero1_status exchange_open(zero1_comm *comm, const zero1__channel_config *config,

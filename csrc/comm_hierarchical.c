@@ -88,8 +88,11 @@ static zero1_status open_local(hier_channel *self, zero1_comm *comm,
 static zero1_status hier_open(zero1_comm *comm, const zero1__channel_config *config,
                               zero1__channel **out, zero1__error *error) {
   const zero1__wire_comm *wire_comm = (zero1__wire_comm *)comm;
-  /* Another order of sums than the node's needs every contribution by itself. */
-  if (config->reduce_group && config->reduce_group != wire_comm->shape.size)
+  const int other_order =
+      config->reduce_group && config->reduce_group != wire_comm->shape.size;
+  /* Another order of sums than the node's needs every contribution by itself; a node's shared
+   * memory is the host's. */
+  if (other_order || !config->device->is_host)
     return zero1__exchange_ops.channel_open(comm, config, out, error);
   *out = NULL;
   const zero1__port port = zero1__wire_port(comm, config->timeout_seconds);

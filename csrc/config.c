@@ -34,6 +34,7 @@ static void default_config(zero1_config *config) {
   config->guard = 1;
   config->group_bytes = sizeof(zero1_group);
   config->stream = ZERO1_STREAM_DEFAULT;
+  config->device_index = -1;
 }
 
 zero1_status zero1_group_init(zero1_group *group, size_t group_bytes) {
@@ -97,8 +98,6 @@ static zero1_status check_numbers(const zero1_config *config, int32_t world_size
   if (config->threads < 0 || config->threads > THREADS_MAX)
     return zero1__fail(error, ZERO1_ERR_INVALID, "config.threads is %d, not in [0, %d]",
                        config->threads, THREADS_MAX);
-  if (config->stream && config->stream != ZERO1_STREAM_DEFAULT)
-    return zero1__fail(error, ZERO1_ERR_INVALID, "config.stream is no stream of the host");
   zero1_status status = zero1__at_least_zero("config.grad_scale", config->grad_scale, error);
   if (!status) status = zero1__at_least_zero("config.max_grad_norm", config->max_grad_norm, error);
   if (!status)
@@ -106,6 +105,27 @@ static zero1_status check_numbers(const zero1_config *config, int32_t world_size
   if (!status)
     status = zero1__at_least_zero("config.timeout_seconds", config->timeout_seconds, error);
   return status;
+}
+
+static zero1_status check_device(const zero1_config *config, zero1__error *error) {
+  const int on_host = config->device == ZERO1_DEVICE_HOST;
+  if (!on_host && config->device != ZERO1_DEVICE_CUDA)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "config.device is %d, no ZERO1_DEVICE_",
+                       config->device);
+  if (on_host && config->stream && config->stream != ZERO1_STREAM_DEFAULT)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "config.stream is no stream of the host");
+  if (config->device_index < -1 || (on_host && config->device_index > 0))
+    return zero1__fail(error, ZERO1_ERR_INVALID, "config.device_index is %d, of %s",
+                       config->device_index, on_host ? "the host, which is one" : "no GPU");
+  if (!(config->offload >= 0 && config->offload <= 1))
+    return zero1__fail(error, ZERO1_ERR_INVALID, "config.offload is %g, not in [0, 1]",
+                       config->offload);
+  if (on_host && config->offload > 0)
+    return zero1__fail(error, ZERO1_ERR_INVALID,
+                       "config.offload is %g, and config.device the host: there is nothing to "
+                       "offload from",
+                       config->offload);
+  return check_flag("config.find_culprit", config->find_culprit, error);
 }
 
 static zero1_status check(const zero1_config *config, int32_t world_size, zero1__error *error) {
@@ -118,13 +138,16 @@ static zero1_status check(const zero1_config *config, int32_t world_size, zero1_
   if (!status) status = check_flag("config.share_params", config->share_params, error);
   if (!status) status = check_flag("config.overlap", config->overlap, error);
   if (!status) status = check_flag("config.guard", config->guard, error);
+  if (!status) status = check_device(config, error);
+  if (!status && config->reserved)
+    status = zero1__fail(error, ZERO1_ERR_INVALID, "config.reserved is %d, not 0", config->reserved);
   if (!status) status = check_numbers(config, world_size, error);
   return status;
 }
 
 int32_t zero1__config_two_passes(const zero1_config *config) {
   return config->agree_comm || config->guard || config->max_grad_norm > 0 ||
-         config->skip_grad_norm > 0;
+         config->skip_grad_norm > 0 || config->offload > 0;
 }
 
 /* ---- groups ---- */

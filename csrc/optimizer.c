@@ -26,6 +26,7 @@ zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer) {
 
 zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer) {
   const zero1__error *outcome = &optimizer->schedule.outcome.error;
+  if (optimizer->schedule.by_device) zero1__device_look(&optimizer->schedule);
   if (zero1__channel_failure(optimizer->channel, &optimizer->error)) {
     optimizer->loss_told = 1;
     return optimizer->error.status;
@@ -34,6 +35,11 @@ zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer) {
   optimizer->schedule.told = 1;
   optimizer->error = *outcome;
   return outcome->status;
+}
+
+zero1__stream *zero1__optimizer_stream(zero1_optimizer *optimizer, const void *stream) {
+  zero1__device *device = optimizer->device;
+  return device->ops->stream_of_caller(device, (void *)(uintptr_t)stream, &optimizer->error);
 }
 
 zero1_status zero1__optimizer_index(zero1_optimizer *optimizer, int64_t index) {
@@ -62,7 +68,9 @@ static zero1_status take_arguments(zero1_optimizer *optimizer, const zero1_confi
   if (status) return status;
   if (!own->threads) own->threads = default_threads(optimizer->comm->ranks_per_node);
   if (!own->timeout_seconds) own->timeout_seconds = optimizer->comm->timeout_seconds;
-  if (optimizer->comm->ranks_per_node == 1) own->share_params = 0;
+  /* GPUs have their own parameters each. */
+  if (optimizer->comm->ranks_per_node == 1 || own->device != ZERO1_DEVICE_HOST)
+    own->share_params = 0;
   return zero1__registry_begin(&optimizer->registry, specs, spec_bytes, param_count,
                                own->group_count, error);
 }
@@ -71,7 +79,7 @@ static zero1_status take_arguments(zero1_optimizer *optimizer, const zero1_confi
  * ranks' contributions than two would have to be read twice instead. */
 static int32_t needs_grad_shard(const zero1_config *config, const zero1_comm *comm, int in_place) {
   if (config->grad_dtype == ZERO1_DTYPE_FP32) return 0;
-  if (!in_place) return 1;
+  if (!in_place || config->offload > 0) return 1;
   return zero1__config_two_passes(config) &&
          (size_t)comm->world_size * zero1__dtype_bytes(config->grad_dtype) > 8;
 }
@@ -79,12 +87,35 @@ static int32_t needs_grad_shard(const zero1_config *config, const zero1_comm *co
 static zero1__channel_config channel_config_of(zero1_optimizer *optimizer) {
   const zero1_config *config = &optimizer->settings.config;
   return (zero1__channel_config){.device = optimizer->device,
+                                 .step = optimizer->step,
                                  .layout = &optimizer->layout,
                                  .param_dtype = config->param_dtype,
                                  .grad_dtype = config->grad_dtype,
                                  .share_params = config->share_params,
                                  .reduce_group = config->reduce_group,
+                                 .find_culprit = config->find_culprit,
                                  .timeout_seconds = config->timeout_seconds};
+}
+
+/* The device, with the layout that its kernels go by and the numbers of a step. */
+static zero1_status open_device(zero1_optimizer *optimizer, zero1__error *error) {
+  const zero1_config *config = &optimizer->settings.config;
+  const zero1__device_config wanted = {.kind = config->device,
+                                       .index = config->device_index,
+                                       .threads = config->threads,
+                                       .stream = config->stream};
+  void *step = NULL;
+  zero1_status status = zero1__device_create(&wanted, &optimizer->device, error);
+  if (status) return status;
+  zero1__device *device = optimizer->device;
+  if (!device->is_host) {
+    status = device->ops->set_layout(device, &optimizer->layout, error);
+    if (!status && !device->ops->stream_of_caller(device, ZERO1_STREAM_DEFAULT, error))
+      status = error->status;
+  }
+  if (!status) status = device->ops->memory_alloc(device, sizeof *optimizer->step, &step, error);
+  optimizer->step = step;
+  return status;
 }
 
 /* What a rank can find out by itself. */
@@ -98,10 +129,12 @@ static zero1_status prepare(zero1_optimizer *optimizer, zero1__error *error) {
   if (status) return status;
   const zero1__channel_config channel = channel_config_of(optimizer);
   const int32_t sharers = config->share_params ? comm->ranks_per_node : 1;
-  status = zero1__memory_check(
-      zero1__buffers_plan(&channel, sharers,
-                          needs_grad_shard(config, comm, comm->ranks_per_node == comm->world_size)),
-      comm->ranks_per_node, error);
+  if (config->device == ZERO1_DEVICE_HOST) /* others say themselves what they have */
+    status = zero1__memory_check(
+        zero1__buffers_plan(
+            &channel, sharers,
+            needs_grad_shard(config, comm, comm->ranks_per_node == comm->world_size)),
+        comm->ranks_per_node, error);
 #ifndef NDEBUG
   optimizer->waited = calloc((size_t)registry->count + 1, sizeof *optimizer->waited);
   if (!status && !optimizer->waited)
@@ -109,8 +142,7 @@ static zero1_status prepare(zero1_optimizer *optimizer, zero1__error *error) {
                          (long long)registry->count);
   if (optimizer->waited) memset(optimizer->waited, 1, (size_t)registry->count);
 #endif
-  if (!status) status = zero1__device_host_create(config->threads, &optimizer->device, error);
-  return status;
+  return status ? status : open_device(optimizer, error);
 }
 
 /* Memory and streams, once the channel is there. */
@@ -120,9 +152,40 @@ static zero1_status assemble(zero1_optimizer *optimizer, zero1__error *error) {
       needs_grad_shard(config, optimizer->comm, optimizer->channel->in_place);
   zero1_status status =
       zero1__buffers_begin(&optimizer->buffers, optimizer->channel, grad_shard, error);
-  if (!status)
-    status = zero1__schedule_begin(&optimizer->schedule, optimizer->channel, &optimizer->buffers,
-                                   &optimizer->settings, optimizer->lane, optimizer->wider, error);
+  const zero1__schedule_parts parts = {.channel = optimizer->channel,
+                                       .buffers = &optimizer->buffers,
+                                       .settings = &optimizer->settings,
+                                       .lane = optimizer->lane,
+                                       .wider = optimizer->wider,
+                                       .device_lane = optimizer->device_lane,
+                                       .device_wider = optimizer->device_wider};
+  return status ? status : zero1__schedule_begin(&optimizer->schedule, &parts, error);
+}
+
+/* One device lane; collective over `comm`. *lane stays NULL where that comm has none. */
+static zero1_status open_device_lane(zero1_optimizer *optimizer, zero1_comm *comm, size_t bytes,
+                                     zero1__device_lane **lane, zero1__error *error) {
+  if (!comm->ops->device_lane_open) return ZERO1_OK;
+  return comm->ops->device_lane_open(comm, optimizer->device, optimizer->step, bytes,
+                                     optimizer->settings.config.timeout_seconds, lane, error);
+}
+
+/* Where the device can reach the peers by itself, it also decides by itself. */
+static zero1_status open_device_lanes(zero1_optimizer *optimizer, zero1__error *error) {
+  zero1_comm *wider = optimizer->settings.config.agree_comm;
+  if (!optimizer->channel->on_device) return ZERO1_OK;
+  zero1_status status =
+      open_device_lane(optimizer, optimizer->comm,
+                       zero1__device_record_bytes(optimizer->layout.slot_count),
+                       &optimizer->device_lane, error);
+  if (status || !wider) return status;
+  status = open_device_lane(optimizer, wider, zero1__device_record_bytes(0),
+                            &optimizer->device_wider, error);
+  if (!status && !optimizer->device_wider)
+    status = zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
+                         "config.agree_comm is %s, whose ranks agree through the host, and those "
+                         "of the communicator, %s, on the GPUs",
+                         wider->ops->name, optimizer->comm->ops->name);
   return status;
 }
 
@@ -163,6 +226,7 @@ static zero1_status create(zero1_optimizer *optimizer, const zero1_config *confi
   if (!status && own->agree_comm)
     status = own->agree_comm->ops->lane_open(own->agree_comm, own->timeout_seconds,
                                              &optimizer->wider, error);
+  if (!status) status = open_device_lanes(optimizer, error);
   if (!status) status = zero1__lane_agree(comm->lane, assemble(optimizer, error), error);
   if (!status) {
     optimizer->channel->lanes[0] = optimizer->lane;
@@ -174,10 +238,16 @@ static zero1_status create(zero1_optimizer *optimizer, const zero1_config *confi
 static void release(zero1_optimizer *optimizer) {
   zero1__schedule_end(&optimizer->schedule);
   zero1__buffers_end(&optimizer->buffers);
+  if (optimizer->device_wider)
+    optimizer->device_wider->comm->ops->device_lane_close(optimizer->device_wider);
+  if (optimizer->device_lane) optimizer->comm->ops->device_lane_close(optimizer->device_lane);
   if (optimizer->wider) optimizer->wider->comm->ops->lane_close(optimizer->wider);
   if (optimizer->lane) optimizer->comm->ops->lane_close(optimizer->lane);
   if (optimizer->channel) optimizer->channel->ops->channel_close(optimizer->channel);
-  if (optimizer->device) optimizer->device->ops->destroy(optimizer->device);
+  if (optimizer->device) {
+    optimizer->device->ops->memory_free(optimizer->device, optimizer->step, sizeof *optimizer->step);
+    optimizer->device->ops->destroy(optimizer->device);
+  }
   zero1__layout_destroy(&optimizer->layout);
   zero1__registry_end(&optimizer->registry);
   zero1__settings_end(&optimizer->settings);

@@ -16,7 +16,9 @@ struct zero1_optimizer {
   zero1__layout layout;
   zero1__device *device;
   zero1__channel *channel;
+  zero1__step *step; /* in memory of the device */
   zero1__lane *lane, *wider;
+  zero1__device_lane *device_lane, *device_wider; /* NULL: the host decides */
   zero1__buffers buffers;
   zero1__schedule schedule;
   int32_t has_masters; /* separate masters have been set to the parameters */
@@ -30,6 +32,9 @@ zero1_status zero1__optimizer_enter(zero1_optimizer *optimizer);
 /** ZERO1_ERR_SPENT where an earlier failure left nothing to go on with, or that failure itself
  *  where the caller does not know of it yet. */
 zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer);
+
+/** The library's handle of a stream that the caller gave; NULL with ZERO1_ERR_INVALID noted. */
+zero1__stream *zero1__optimizer_stream(zero1_optimizer *optimizer, const void *stream);
 
 /** The error of the last step, where it had one that the caller does not know yet; call when the
  *  verdict is there. A failure that spends the handle is told every time. */

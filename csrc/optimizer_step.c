@@ -11,42 +11,45 @@ static zero1_status timed(zero1_optimizer *optimizer, int64_t begin_ns, zero1_st
   return status;
 }
 
-static zero1_status check_stream(zero1_optimizer *optimizer, const void *stream) {
-  if (optimizer->device->ops->stream_of_caller(optimizer->device, (void *)(uintptr_t)stream))
-    return ZERO1_OK;
-  return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "%p is no stream of the %s device",
-                     stream, optimizer->device->ops->name);
-}
-
 /* ---- waiting ---- */
 
 static void note_waited(zero1_optimizer *optimizer, int64_t begin, int64_t end, uint8_t waited) {
   if (optimizer->waited) memset(optimizer->waited + begin, waited, (size_t)(end - begin));
 }
 
-static zero1_status begin_wait(zero1_optimizer *optimizer, int64_t index, const void *stream) {
-  zero1_status status = zero1__optimizer_enter(optimizer);
-  if (!status) status = zero1__optimizer_index(optimizer, index);
-  return status ? status : check_stream(optimizer, stream);
+/* The caller's stream for a call, checked; NULL: the call has failed. */
+static zero1__stream *begin_call(zero1_optimizer *optimizer, const void *stream) {
+  return zero1__optimizer_enter(optimizer) ? NULL : zero1__optimizer_stream(optimizer, stream);
 }
 
-static zero1_status wait_one(zero1_optimizer *optimizer, int64_t index) {
+static zero1_status wait_one(zero1_optimizer *optimizer, int64_t index, const void *stream) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = zero1__optimizer_index(optimizer, index);
+  if (status) return status;
+  zero1__stream *caller = zero1__optimizer_stream(optimizer, stream);
+  if (!caller) return optimizer->error.status;
   const int64_t begin_ns = zero1__now_ns();
-  zero1__schedule_wait(&optimizer->schedule, index);
+  zero1__schedule_wait(&optimizer->schedule, index, caller);
   return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
 }
 
-static zero1_status wait_all(zero1_optimizer *optimizer) {
+static zero1_status wait_all(zero1_optimizer *optimizer, zero1__stream *caller) {
+  const int64_t begin_ns = zero1__now_ns();
+  zero1__schedule_wait_all(&optimizer->schedule, caller);
+  return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
+}
+
+/* The calling thread itself, whatever the device. */
+static zero1_status finish(zero1_optimizer *optimizer) {
   const int64_t begin_ns = zero1__now_ns();
   zero1__schedule_finish(&optimizer->schedule);
   return timed(optimizer, begin_ns, zero1__optimizer_outcome(optimizer));
 }
 
 zero1_status zero1_optimizer_wait_param(zero1_optimizer *optimizer, int64_t index, void *stream) {
-  zero1_status status = begin_wait(optimizer, index, stream);
-  if (status) return status;
-  status = wait_one(optimizer, index);
-  note_waited(optimizer, index, index + 1, 1);
+  const zero1_status status = wait_one(optimizer, index, stream);
+  if (optimizer && index >= 0 && index < optimizer->registry.count)
+    note_waited(optimizer, index, index + 1, 1);
   return status;
 }
 
@@ -60,8 +63,7 @@ static int is_on_its_way(const zero1_optimizer *optimizer, int64_t index) {
 
 /* A bucket's parameters have arrived when its peers have updated, and who has updated has read. */
 zero1_status zero1_optimizer_wait_grad(zero1_optimizer *optimizer, int64_t index, void *stream) {
-  zero1_status status = begin_wait(optimizer, index, stream);
-  if (!status) status = wait_one(optimizer, index);
+  const zero1_status status = wait_one(optimizer, index, stream);
   if (status || !is_on_its_way(optimizer, index)) return status;
   return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
                      "the gradient of parameter %lld '%.100s' is on its way: step or drop_grads "
@@ -70,49 +72,49 @@ zero1_status zero1_optimizer_wait_grad(zero1_optimizer *optimizer, int64_t index
 }
 
 zero1_status zero1_optimizer_wait_params(zero1_optimizer *optimizer, void *stream) {
-  zero1_status status = zero1__optimizer_enter(optimizer);
-  if (!status) status = check_stream(optimizer, stream);
-  if (status) return status;
-  status = wait_all(optimizer);
+  zero1__stream *caller = begin_call(optimizer, stream);
+  if (!caller) return optimizer ? optimizer->error.status : ZERO1_ERR_INVALID;
+  const zero1_status status = wait_all(optimizer, caller);
   note_waited(optimizer, 0, optimizer->registry.count, 1);
   return status;
 }
 
 zero1_status zero1_optimizer_zero_grad(zero1_optimizer *optimizer, void *stream) {
-  zero1_status status = zero1__optimizer_enter(optimizer);
-  if (!status) status = check_stream(optimizer, stream);
-  if (status) return status;
+  zero1__stream *caller = begin_call(optimizer, stream);
+  if (!caller) return optimizer ? optimizer->error.status : ZERO1_ERR_INVALID;
   const zero1__schedule *schedule = &optimizer->schedule;
   if (schedule->phase == ZERO1__PHASE_REDUCED ||
       (schedule->phase == ZERO1__PHASE_COLLECTING &&
        schedule->readiness.waiting < optimizer->layout.slot_count))
     return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
                        "gradients are on their way already: zero_grad comes before grad_ready");
-  status = wait_all(optimizer);
+  const zero1_status status = wait_all(optimizer, caller);
   if (status) return status;
   zero1__device *device = optimizer->device;
-  device->ops->zero(device, device->ops->stream_of_caller(device, stream),
-                    optimizer->channel->grads, zero1__grads_bytes(&optimizer->channel->config));
+  device->ops->zero(device, caller, optimizer->channel->grads,
+                    zero1__grads_bytes(&optimizer->channel->config));
   return ZERO1_OK;
 }
 
 /* ---- gradients ---- */
 
-/* The first gradient of a step waits for the step before. The others read no clock: there may be
+/* The first gradient of a step may wait for the step before. The others read no clock: there may be
  * very many of them. */
-static void open_step(zero1_optimizer *optimizer) {
-  if (optimizer->schedule.phase != ZERO1__PHASE_IDLE) return;
+static zero1_status open_step(zero1_optimizer *optimizer, zero1__stream *caller) {
+  if (optimizer->schedule.phase != ZERO1__PHASE_IDLE) return ZERO1_OK;
   const int64_t begin_ns = zero1__now_ns();
-  zero1__schedule_open(&optimizer->schedule);
-  timed(optimizer, begin_ns, ZERO1_OK);
+  return timed(optimizer, begin_ns,
+               zero1__schedule_open(&optimizer->schedule, caller, &optimizer->error));
 }
 
-static zero1_status begin_mark(zero1_optimizer *optimizer, int64_t index, const void *stream) {
+static zero1_status begin_mark(zero1_optimizer *optimizer, int64_t index, const void *stream,
+                               zero1__stream **caller) {
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (!status) status = zero1__optimizer_usable(optimizer);
   if (!status) status = zero1__optimizer_index(optimizer, index);
-  if (!status) status = check_stream(optimizer, stream);
   if (status) return status;
+  *caller = zero1__optimizer_stream(optimizer, stream);
+  if (!*caller) return optimizer->error.status;
   const char *name = optimizer->registry.names[index];
   if (optimizer->registry.flags[index] & ZERO1_PARAM_FROZEN)
     return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID,
@@ -129,7 +131,8 @@ static zero1_status begin_mark(zero1_optimizer *optimizer, int64_t index, const 
         "parameter %lld '%.100s' was not waited for after the last step: forward may "
         "have read it too early",
         (long long)index, name);
-  open_step(optimizer);
+  status = open_step(optimizer, *caller);
+  if (status) return status;
   if (optimizer->schedule.readiness.grads[index] != ZERO1__GRAD_WAITING)
     return zero1__fail(
         &optimizer->error, ZERO1_ERR_STATE, "the gradient of parameter %lld '%.100s' is %s already",
@@ -138,22 +141,28 @@ static zero1_status begin_mark(zero1_optimizer *optimizer, int64_t index, const 
   return ZERO1_OK;
 }
 
+static zero1_status mark(zero1_optimizer *optimizer, int64_t index, uint8_t grad,
+                         zero1__stream *caller) {
+  if (zero1__schedule_mark(&optimizer->schedule, index, grad, caller)) return ZERO1_OK;
+  return zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory to note another stream");
+}
+
 zero1_status zero1_optimizer_grad_ready(zero1_optimizer *optimizer, int64_t index, void *stream) {
-  const zero1_status status = begin_mark(optimizer, index, stream);
-  if (!status) zero1__schedule_mark(&optimizer->schedule, index, ZERO1__GRAD_READY);
-  return status;
+  zero1__stream *caller;
+  const zero1_status status = begin_mark(optimizer, index, stream, &caller);
+  return status ? status : mark(optimizer, index, ZERO1__GRAD_READY, caller);
 }
 
 zero1_status zero1_optimizer_grad_absent(zero1_optimizer *optimizer, int64_t index, void *stream) {
-  const zero1_status status = begin_mark(optimizer, index, stream);
+  zero1__stream *caller;
+  const zero1_status status = begin_mark(optimizer, index, stream, &caller);
   if (status) return status;
   zero1__device *device = optimizer->device;
   void *grad = zero1__buffers_grad(&optimizer->buffers, optimizer->layout.place_begin[index]);
-  device->ops->zero(device, device->ops->stream_of_caller(device, stream), grad,
+  device->ops->zero(device, caller, grad,
                     (size_t)optimizer->layout.numel[index] *
                         zero1__dtype_bytes(optimizer->settings.config.grad_dtype));
-  zero1__schedule_mark(&optimizer->schedule, index, ZERO1__GRAD_ABSENT);
-  return ZERO1_OK;
+  return mark(optimizer, index, ZERO1__GRAD_ABSENT, caller);
 }
 
 /* ---- the step ---- */
@@ -172,7 +181,9 @@ static zero1_status run(zero1_optimizer *optimizer, int32_t came_to) {
   const int64_t begin_ns = zero1__now_ns();
   zero1__error local;
   zero1__error_clear(&local);
-  zero1__schedule_open(schedule);
+  zero1__stream *caller = zero1__optimizer_stream(optimizer, ZERO1_STREAM_DEFAULT);
+  if (!caller || zero1__schedule_open(schedule, caller, &optimizer->error))
+    return timed(optimizer, begin_ns, optimizer->error.status);
   if (schedule->phase == ZERO1__PHASE_COLLECTING && came_to != ZERO1__CAME_TO_DROP) {
     if (optimizer->buffers.master_param && !optimizer->has_masters)
       zero1__fail(&local, ZERO1_ERR_STATE,
@@ -209,12 +220,35 @@ zero1_status zero1_optimizer_step(zero1_optimizer *optimizer) {
                                                                           : ZERO1__CAME_TO_STEP);
 }
 
+zero1_status zero1_optimizer_replay(zero1_optimizer *optimizer, void *stream) {
+  zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = zero1__optimizer_usable(optimizer);
+  if (status) return status;
+  zero1__stream *caller = zero1__optimizer_stream(optimizer, stream);
+  if (!caller) return optimizer->error.status;
+  zero1__schedule *schedule = &optimizer->schedule;
+  if (!schedule->by_device)
+    return zero1__fail(&optimizer->error, ZERO1_ERR_UNSUPPORTED,
+                       "there are no graphs where the host takes part in a step");
+  if (schedule->phase != ZERO1__PHASE_IDLE || !zero1__device_capture_tells(schedule))
+    return zero1__fail(&optimizer->error, ZERO1_ERR_STATE, "%s",
+                       schedule->phase != ZERO1__PHASE_IDLE
+                           ? "gradients are on their way: step or drop_grads comes first"
+                           : "no step has been captured into a graph");
+  zero1__device_replay(schedule, caller);
+  schedule->attempts += 1;
+  schedule->epoch += 1; /* as the device's own */
+  schedule->channel->epoch = schedule->epoch;
+  note_waited(optimizer, 0, optimizer->registry.count, 1);
+  return zero1__optimizer_outcome(optimizer);
+}
+
 zero1_status zero1_optimizer_drop_grads(zero1_optimizer *optimizer) {
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (!status) status = zero1__optimizer_usable(optimizer);
   if (!status) status = run(optimizer, ZERO1__CAME_TO_DROP);
   if (status) return status;
-  status = wait_all(optimizer);
+  status = finish(optimizer);
   note_waited(optimizer, 0, optimizer->registry.count, 1); /* no parameter has changed */
   return status;
 }
@@ -223,7 +257,7 @@ zero1_status zero1_optimizer_info(zero1_optimizer *optimizer, zero1_info *info, 
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (status) return status;
   optimizer->schedule.told = 0;
-  status = wait_all(optimizer);
+  status = finish(optimizer);
   const zero1__schedule *schedule = &optimizer->schedule;
   const zero1__outcome *outcome = &schedule->outcome;
   zero1_info known = {

@@ -4,12 +4,20 @@
 
 #include "optimizer.h"
 
+/* What the caller has written in its stream is there. On the host its thread has written it. */
+static void settle_caller(zero1_optimizer *optimizer) {
+  zero1__device *device = optimizer->device;
+  zero1__stream *caller = zero1__optimizer_stream(optimizer, ZERO1_STREAM_DEFAULT);
+  if (!device->is_host && caller) device->ops->stream_sync(device, caller);
+}
+
 /* Between steps, with nothing under way; otherwise an error of every rank. */
 static zero1_status begin_collective(zero1_optimizer *optimizer, const char *call) {
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (!status) status = zero1__optimizer_usable(optimizer);
   if (status) return status; /* a failed channel has no peers to agree with */
   zero1__schedule_finish(&optimizer->schedule);
+  settle_caller(optimizer);
   optimizer->lane->call = call;
   return zero1__optimizer_usable(optimizer);
 }
@@ -124,7 +132,8 @@ static uint64_t hash_params(zero1_optimizer *optimizer) {
   uint64_t hash = 0;
   zero1__hash_job job = {.data = optimizer->channel->params,
                          .dtype = optimizer->settings.config.param_dtype,
-                         .hash = &hash};
+                         .hash = &optimizer->step->hash};
+  device->ops->transfer(device, &optimizer->step->hash, &hash, sizeof hash);
   for (int64_t i = layout->param_count - 1; i >= 0; --i) { /* mostly the order in memory */
     const int64_t begin = layout->place_begin[i] * ZERO1__BLOCK;
     if (begin != job.elements.end) {
@@ -136,6 +145,7 @@ static uint64_t hash_params(zero1_optimizer *optimizer) {
   if (job.elements.end > job.elements.begin) device->ops->hash(device, schedule->compute, &job);
   device->ops->event_record(device, schedule->reduced, schedule->compute);
   device->ops->event_sync(device, schedule->reduced);
+  device->ops->transfer(device, &hash, &optimizer->step->hash, sizeof hash);
   return hash;
 }
 

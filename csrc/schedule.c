@@ -26,40 +26,78 @@ static void destroy_events(zero1__schedule *schedule, zero1__event **events) {
   free(events);
 }
 
+/* Memory that kernels read: on the host it is also what the host writes, else there is a copy. */
+static zero1_status create_shown(zero1__schedule *schedule, size_t bytes, void **made, void **shown,
+                                 zero1__error *error) {
+  zero1__device *device = schedule->device;
+  *made = calloc(1, bytes);
+  if (!*made) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the schedule");
+  if (device->is_host) {
+    *shown = *made;
+    return ZERO1_OK;
+  }
+  return device->ops->memory_alloc(device, bytes, shown, error);
+}
+
+static void destroy_shown(zero1__schedule *schedule, size_t bytes, void *made, void *shown) {
+  if (shown != made) schedule->device->ops->memory_free(schedule->device, shown, bytes);
+  free(made);
+}
+
+static size_t scalars_bytes(const zero1__schedule *schedule) {
+  return (size_t)schedule->settings->config.group_count * sizeof(zero1__adam_scalars);
+}
+
+static size_t slots_bytes(const zero1__schedule *schedule) {
+  return (size_t)schedule->layout->slot_count + 1;
+}
+
 static zero1_status create_tables(zero1__schedule *schedule, zero1__error *error) {
   const size_t groups = (size_t)schedule->settings->config.group_count;
   const size_t slots = (size_t)schedule->layout->slot_count;
   const size_t world = (size_t)schedule->channel->comm->world_size;
   size_t records = world;
+  void *scalars = NULL, *made_scalars = NULL, *absent = NULL, *made_absent = NULL;
   if (schedule->wider && (size_t)schedule->wider->comm->world_size > records)
     records = (size_t)schedule->wider->comm->world_size;
   schedule->groups = calloc(groups, sizeof *schedule->groups);
-  schedule->scalars = calloc(groups, sizeof *schedule->scalars);
-  schedule->absent = calloc(slots + 1, sizeof *schedule->absent);
   schedule->absent_bits = calloc((world + 1) * (slots / 8 + 1), sizeof *schedule->absent_bits);
   schedule->records = calloc(records, sizeof *schedule->records);
-  if (!schedule->groups || !schedule->scalars || !schedule->absent || !schedule->absent_bits ||
-      !schedule->records)
+  if (!schedule->groups || !schedule->absent_bits || !schedule->records)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the schedule");
-  return zero1__readiness_begin(&schedule->readiness, schedule->layout, error);
+  zero1_status status =
+      create_shown(schedule, scalars_bytes(schedule), &made_scalars, &scalars, error);
+  if (!status) status = create_shown(schedule, slots_bytes(schedule), &made_absent, &absent, error);
+  schedule->scalars = scalars;
+  schedule->made_scalars = made_scalars;
+  schedule->absent = absent;
+  schedule->made_absent = made_absent;
+  return status ? status : zero1__readiness_begin(&schedule->readiness, schedule->layout, error);
+}
+
+static int comm_kind(const zero1__channel *channel) {
+  if (channel->on_device) return ZERO1__STREAM_KERNELS;
+  return channel->comm->inline_calls ? ZERO1__STREAM_INLINE : ZERO1__STREAM_HOST_CALLS;
 }
 
 static zero1_status create_streams(zero1__schedule *schedule, zero1__error *error) {
   zero1__device *device = schedule->device;
   zero1__channel *channel = schedule->channel;
   const int64_t buckets = schedule->layout->bucket_count, rings = channel->ring_count;
-  zero1_status status = device->ops->stream_create(device, 0, &schedule->compute, error);
+  zero1_status status =
+      device->ops->stream_create(device, ZERO1__STREAM_KERNELS, &schedule->compute, error);
   if (!status) {
     schedule->comm = schedule->compute;
     if (!channel->in_place)
-      status =
-          device->ops->stream_create(device, channel->comm->inline_calls, &schedule->comm, error);
+      status = device->ops->stream_create(device, comm_kind(channel), &schedule->comm, error);
   }
   if (!status) status = create_events(schedule, &schedule->updated, buckets, error);
   if (!status) status = create_events(schedule, &schedule->gathered, buckets, error);
   if (!status) status = create_events(schedule, &schedule->arrived, rings, error);
   if (!status) status = create_events(schedule, &schedule->made, rings, error);
   if (!status) status = create_events(schedule, &schedule->freed, rings, error);
+  if (!status) status = device->ops->event_create(device, &schedule->ready, error);
+  if (!status) status = device->ops->event_create(device, &schedule->uncaptured, error);
   if (!status) status = device->ops->event_create(device, &schedule->offered, error);
   if (!status) status = device->ops->event_create(device, &schedule->reduced, error);
   if (!status) status = device->ops->event_create(device, &schedule->agreed, error);
@@ -67,21 +105,25 @@ static zero1_status create_streams(zero1__schedule *schedule, zero1__error *erro
   return status;
 }
 
-zero1_status zero1__schedule_begin(zero1__schedule *schedule, zero1__channel *channel,
-                                   const zero1__buffers *buffers, const zero1__settings *settings,
-                                   zero1__lane *lane, zero1__lane *wider, zero1__error *error) {
+zero1_status zero1__schedule_begin(zero1__schedule *schedule, const zero1__schedule_parts *parts,
+                                   zero1__error *error) {
   memset(schedule, 0, sizeof *schedule);
-  schedule->device = channel->config.device;
-  schedule->channel = channel;
-  schedule->layout = channel->config.layout;
-  schedule->buffers = buffers;
-  schedule->settings = settings;
-  schedule->lane = lane;
-  schedule->wider = wider;
+  schedule->device = parts->channel->config.device;
+  schedule->channel = parts->channel;
+  schedule->layout = parts->channel->config.layout;
+  schedule->step = parts->channel->config.step;
+  schedule->buffers = parts->buffers;
+  schedule->settings = parts->settings;
+  schedule->lane = parts->lane;
+  schedule->wider = parts->wider;
   schedule->verdict.skip = 1;
   zero1__outcome_clear(&schedule->outcome);
-  const zero1_status status = create_tables(schedule, error);
-  return status ? status : create_streams(schedule, error);
+  zero1_status status = create_tables(schedule, error);
+  if (!status) status = create_streams(schedule, error);
+  if (!status && parts->device_lane)
+    status = zero1__device_agreement_begin(schedule, parts->device_lane, parts->device_wider,
+                                           &schedule->by_device, error);
+  return status;
 }
 
 void zero1__schedule_end(zero1__schedule *schedule) {
@@ -94,17 +136,48 @@ void zero1__schedule_end(zero1__schedule *schedule) {
   destroy_events(schedule, schedule->arrived);
   destroy_events(schedule, schedule->made);
   destroy_events(schedule, schedule->freed);
+  device->ops->event_destroy(device, schedule->ready);
+  device->ops->event_destroy(device, schedule->uncaptured);
   device->ops->event_destroy(device, schedule->offered);
   device->ops->event_destroy(device, schedule->reduced);
   device->ops->event_destroy(device, schedule->agreed);
   device->ops->event_destroy(device, schedule->finished);
   zero1__readiness_end(&schedule->readiness);
+  zero1__device_agreement_end(schedule);
+  destroy_shown(schedule, scalars_bytes(schedule), schedule->made_scalars, schedule->scalars);
+  destroy_shown(schedule, slots_bytes(schedule), schedule->made_absent, schedule->absent);
+  free(schedule->callers);
   free(schedule->groups);
-  free(schedule->scalars);
-  free(schedule->absent);
   free(schedule->absent_bits);
   free(schedule->records);
   memset(schedule, 0, sizeof *schedule);
+}
+
+/* ---- the caller's streams ---- */
+
+/* Notes a stream that gradients come on; there are few. 0: no memory for it. */
+static int note_caller(zero1__schedule *schedule, zero1__stream *caller) {
+  for (int32_t i = 0; i < schedule->caller_count; ++i)
+    if (schedule->callers[i] == caller) return 1;
+  if (schedule->caller_count == schedule->caller_room) {
+    const int32_t room = 2 * schedule->caller_room + 4;
+    zero1__stream **callers =
+        realloc(schedule->callers, (size_t)room * sizeof *schedule->callers);
+    if (!callers) return 0;
+    schedule->callers = callers;
+    schedule->caller_room = room;
+  }
+  schedule->callers[schedule->caller_count++] = caller;
+  return 1;
+}
+
+/* `stream` goes on after all that the caller has enqueued so far. On the host it has been done. */
+static void wait_for_callers(zero1__schedule *schedule, zero1__stream *stream) {
+  zero1__device *device = schedule->device;
+  for (int32_t i = 0; i < schedule->caller_count && !device->is_host; ++i) {
+    device->ops->event_record(device, schedule->ready, schedule->callers[i]);
+    device->ops->stream_wait(device, stream, schedule->ready);
+  }
 }
 
 /* ---- hand-overs between the two streams: nothing where they are one ---- */
@@ -129,6 +202,13 @@ static void on_comm(zero1__schedule *schedule, zero1__channel_fn fn, int64_t ind
 
 /* ---- reduce ---- */
 
+/* Where a kernel sees that contributions never came. Where the host decides for another device none
+ * does: it sums what is there, and the verdict is to skip. */
+static const int32_t *lost_of(const zero1__schedule *schedule) {
+  if (schedule->by_device) return &schedule->step->lost;
+  return schedule->device->is_host ? &schedule->channel->lost : NULL;
+}
+
 static void reduce_chunk(zero1__schedule *schedule, const zero1__chunk *chunk) {
   const zero1__channel *channel = schedule->channel;
   const int64_t shard_begin = chunk->blocks.begin - chunk->part.begin;
@@ -136,8 +216,8 @@ static void reduce_chunk(zero1__schedule *schedule, const zero1__chunk *chunk) {
   zero1__reduce_job job = {.layout = schedule->layout,
                            .blocks = chunk->blocks,
                            .sources = chunk->sources,
-                           .stats = &schedule->stats,
-                           .lost = &channel->lost};
+                           .stats = &schedule->step->stats,
+                           .lost = lost_of(schedule)};
   if (out) job.out = out + (chunk->blocks.begin - shard_begin) * ZERO1__BLOCK;
   /* One rank's fp32 gradients are their own sum. */
   if (channel->in_place && chunk->sources.count == 1 && job.out == chunk->sources.contributions[0])
@@ -152,9 +232,9 @@ static void reduce_partials(zero1__schedule *schedule, const zero1__chunk *chunk
                                    .blocks = partial->blocks,
                                    .sources = partial->sources,
                                    .out = partial->out,
-                                   .stats = &schedule->stats,
+                                   .stats = &schedule->step->stats,
                                    .partial = 1,
-                                   .lost = &schedule->channel->lost};
+                                   .lost = lost_of(schedule)};
     schedule->device->ops->reduce(schedule->device, schedule->compute, &job, &schedule->reduce_ns);
   }
 }
@@ -189,9 +269,22 @@ static void reduce_through_ring(zero1__schedule *schedule, int64_t begin, int64_
   }
 }
 
+/* Where the host's threads are the streams, this one is the caller's: peers may read what it has
+ * written. On a device that is known when the caller's streams have come to here. */
+static void offer(zero1__schedule *schedule, int64_t bucket) {
+  zero1__channel *channel = schedule->channel;
+  zero1__device *device = schedule->device;
+  if (!device->is_host) return;
+  zero1__channel_call(channel, device->ops->stream_of_caller(device, ZERO1_STREAM_DEFAULT, NULL),
+                      channel->ops->offer, bucket, NULL);
+}
+
 static void launch(zero1__schedule *schedule, int64_t bucket) {
   zero1__channel *channel = schedule->channel;
   const int64_t begin = channel->chunk_begin[bucket], end = channel->chunk_begin[bucket + 1];
+  wait_for_callers(schedule, schedule->comm);
+  if (schedule->comm != schedule->compute) wait_for_callers(schedule, schedule->compute);
+  if (!schedule->device->is_host) on_comm(schedule, channel->ops->offer, bucket);
   on_comm(schedule, channel->ops->arrive, bucket);
   if (channel->in_place) {
     for (int64_t index = begin; index < end; ++index)
@@ -200,13 +293,6 @@ static void launch(zero1__schedule *schedule, int64_t bucket) {
     if (channel->ops->arrive) hand_to_compute(schedule, schedule->offered);
     reduce_through_ring(schedule, begin, end);
   }
-}
-
-static void offer(zero1__schedule *schedule, int64_t bucket) {
-  zero1__device *device = schedule->device;
-  zero1__channel_call(schedule->channel,
-                      device->ops->stream_of_caller(device, ZERO1_STREAM_DEFAULT),
-                      schedule->channel->ops->offer, bucket, NULL);
 }
 
 /* Reduce and update are two passes also where contributions do not stay for the update to read. */
@@ -225,8 +311,10 @@ static void launch_complete(zero1__schedule *schedule, int64_t param) {
 }
 
 /* Most gradients complete no bucket: there may be very many of them, so they cost very little. */
-int zero1__schedule_mark(zero1__schedule *schedule, int64_t param, uint8_t grad) {
+int zero1__schedule_mark(zero1__schedule *schedule, int64_t param, uint8_t grad,
+                         zero1__stream *caller) {
   const int64_t complete = schedule->readiness.complete;
+  if (!note_caller(schedule, caller)) return 0;
   if (!zero1__readiness_mark(&schedule->readiness, param, grad)) return 0;
   if (schedule->readiness.complete == complete) return 1;
   if (!schedule->settings->config.overlap || !schedule->two_passes) return 1;
@@ -257,8 +345,9 @@ static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
   zero1__update_job job = {
       .layout = schedule->layout,
       .blocks = blocks,
-      .sources = {&buffers->grad_shards[bucket], 1, 1, 0, ZERO1_DTYPE_FP32},
-      .verdict = &schedule->verdict,
+      .sources = {&buffers->grad_shards[bucket], &buffers->visible_grad_shards[bucket], 1, 1, 0,
+                  ZERO1_DTYPE_FP32},
+      .verdict = &schedule->step->verdict,
       .groups = schedule->scalars,
       .absent = schedule->absent,
       .master_param = zero1__buffers_master(buffers, bucket),
@@ -266,7 +355,7 @@ static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
       .exp_avg_sq = zero1__buffers_state(buffers, buffers->exp_avg_sq, bucket),
       .param = zero1__buffers_param(buffers, blocks.begin),
       .param_dtype = channel->config.param_dtype,
-      .stats = one_pass ? &schedule->stats : NULL,
+      .stats = one_pass ? &schedule->step->stats : NULL,
   };
   /* In place, a bucket is one chunk; its contributions are read here for the first time, or again
    * where no sums were kept. */
@@ -299,19 +388,64 @@ static void update_and_gather(zero1__schedule *schedule, int one_pass) {
 
 /* ---- a step ---- */
 
-void zero1__schedule_open(zero1__schedule *schedule) {
-  if (schedule->phase != ZERO1__PHASE_IDLE) return;
+/* The host decides: the numbers of a step are its own until the step is over. */
+static void open_on_host(zero1__schedule *schedule) {
   zero1__schedule_finish(schedule);
-  zero1__readiness_reset(&schedule->readiness);
   zero1__step_clear(schedule);
+}
+
+/* The device decides: its streams come after the caller's. */
+static void open_on_device(zero1__schedule *schedule) {
+  const zero1__device_ops *ops = schedule->device->ops;
+  const zero1__open_job job = {schedule->step};
+  if (ops->capturing(schedule->device, schedule->callers[0]))
+    ops->event_record(schedule->device, schedule->uncaptured, schedule->comm);
+  wait_for_callers(schedule, schedule->compute);
+  ops->open(schedule->device, schedule->compute, &job);
+  hand_to_comm(schedule, schedule->reduced);
+  schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
+  schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;
+}
+
+zero1_status zero1__schedule_open(zero1__schedule *schedule, zero1__stream *caller,
+                                  zero1__error *error) {
+  zero1__device *device = schedule->device;
+  if (schedule->phase != ZERO1__PHASE_IDLE) return ZERO1_OK;
+  if (!device->is_host && !schedule->by_device && device->ops->capturing(device, caller))
+    return zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
+                       "a step whose ranks communicate through the host cannot be captured into a "
+                       "graph");
+  schedule->caller_count = 0;
+  if (!note_caller(schedule, caller))
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the step");
+  if (schedule->by_device)
+    open_on_device(schedule);
+  else
+    open_on_host(schedule);
+  zero1__readiness_reset(&schedule->readiness);
   schedule->launched = 0;
   schedule->two_passes = takes_two_passes(schedule);
   schedule->epoch += 1;
   schedule->channel->epoch = schedule->epoch;
   schedule->phase = ZERO1__PHASE_COLLECTING;
+  return ZERO1_OK;
+}
+
+/* Whether the step is enqueued to run now, and not only to be replayed. */
+static int runs_now(const zero1__schedule *schedule) {
+  return !schedule->by_device ||
+         !schedule->device->ops->capturing(schedule->device, schedule->comm);
+}
+
+static void agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass) {
+  if (schedule->by_device)
+    zero1__device_agree(schedule, came_to, one_pass);
+  else
+    zero1__step_agree(schedule, came_to, one_pass);
 }
 
 void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1__error *local) {
+  zero1__device *device = schedule->device;
   /* Limits set since the first gradient was ready can add a pass; they cannot save one. */
   const int two_passes = schedule->two_passes || takes_two_passes(schedule);
   const int one_pass = came_to == ZERO1__CAME_TO_STEP && !two_passes;
@@ -320,26 +454,50 @@ void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1
     offer_rest(schedule);
     if (two_passes || came_to == ZERO1__CAME_TO_REDUCE) launch_rest(schedule);
   }
+  wait_for_callers(schedule, schedule->compute);
   hand_to_comm(schedule, schedule->reduced);
-  zero1__step_agree(schedule, came_to, one_pass);
+  agree(schedule, came_to, one_pass);
   if (schedule->comm == schedule->compute) /* the caller waits for it, too */
-    schedule->device->ops->event_record(schedule->device, schedule->agreed, schedule->comm);
+    device->ops->event_record(device, schedule->agreed, schedule->comm);
   hand_to_compute(schedule, schedule->agreed);
   if (came_to == ZERO1__CAME_TO_STEP || came_to == ZERO1__CAME_TO_GO_ON)
     update_and_gather(schedule, one_pass);
-  if (one_pass) zero1__step_agree(schedule, ZERO1__CAME_AFTER, one_pass);
-  schedule->device->ops->event_record(schedule->device, schedule->finished, schedule->comm);
+  if (one_pass) agree(schedule, ZERO1__CAME_AFTER, one_pass);
+  schedule->attempts += runs_now(schedule) && came_to != ZERO1__CAME_TO_REDUCE;
+  if (schedule->by_device) zero1__device_tell(schedule);
+  device->ops->event_record(device, schedule->finished, schedule->comm);
   schedule->phase = came_to == ZERO1__CAME_TO_REDUCE ? ZERO1__PHASE_REDUCED : ZERO1__PHASE_IDLE;
-  schedule->attempts += came_to != ZERO1__CAME_TO_REDUCE;
+  if (schedule->by_device && schedule->phase == ZERO1__PHASE_IDLE) zero1__device_captured(schedule);
 }
 
-void zero1__schedule_wait(zero1__schedule *schedule, int64_t param) {
+void zero1__schedule_wait(zero1__schedule *schedule, int64_t param, zero1__stream *caller) {
+  zero1__device *device = schedule->device;
   const zero1__range buckets = zero1__layout_buckets_of(schedule->layout, param);
-  schedule->device->ops->event_sync(schedule->device, schedule->agreed);
+  if (device->is_host) device->ops->event_sync(device, schedule->agreed);
   for (int64_t bucket = buckets.begin; bucket < buckets.end; ++bucket)
-    schedule->device->ops->event_sync(schedule->device, schedule->gathered[bucket]);
+    if (device->is_host)
+      device->ops->event_sync(device, schedule->gathered[bucket]);
+    else
+      device->ops->stream_wait(device, caller, schedule->gathered[bucket]);
+  if (schedule->by_device) zero1__device_look(schedule);
+}
+
+void zero1__schedule_wait_all(zero1__schedule *schedule, zero1__stream *caller) {
+  zero1__device *device = schedule->device;
+  if (device->is_host) {
+    zero1__schedule_finish(schedule);
+  } else {
+    device->ops->stream_wait(device, caller, schedule->finished);
+    if (schedule->by_device) zero1__device_look(schedule);
+  }
 }
 
 void zero1__schedule_finish(zero1__schedule *schedule) {
-  schedule->device->ops->event_sync(schedule->device, schedule->finished);
+  zero1__device *device = schedule->device;
+  if (schedule->by_device) {
+    zero1__device_finish(schedule);
+    return;
+  }
+  device->ops->event_sync(device, schedule->finished);
+  if (!device->is_host) device->ops->times(device);
 }
