@@ -1,60 +1,82 @@
-#include <cblas.h>
-#include <string.h>
-
-#include "lm_kernels.h"
 #include "lm_model.h"
 
-void lm_linear(int64_t rows, int64_t from, int64_t to, const float *x, const float *w, bool add,
-               float *out) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)to, (int)from, 1.0f, x,
-              (int)from, w, (int)from, add ? 1.0f : 0.0f, out, (int)to);
+/* out [rows, to] = x [rows, from] * w [to, from]^T, added to out where `add`. */
+typedef struct linear {
+  int64_t from, to;
+  const float *x, *w;
+  float *out;
+  bool add;
+} linear;
+
+static void apply(lm_device *device, int64_t rows, linear l) {
+  device->kernels->product(device,
+                           &(lm_product){.rows = rows,
+                                         .columns = l.to,
+                                         .inner = l.from,
+                                         .a = {.at = l.x, .steps.row = l.from},
+                                         .b = {.at = l.w, .steps.row = l.from, .transposed = true},
+                                         .out = l.out,
+                                         .out_steps.row = l.to,
+                                         .add = l.add,
+                                         .sequences = 1,
+                                         .heads = 1});
 }
 
-static void forward_layer(lm_model *model, int64_t index, const float *const params[],
+static void forward_layer(const lm_model *model, const lm_layer *layer, const float *const params[],
                           const lm_batch *batch, float *out) {
   const lm_config *const config = &model->config;
-  lm_layer *const layer = &model->layers[index];
-  const int64_t rows = batch->batch * batch->length, dim = config->dim;
-  const int64_t half = dim / config->heads / 2;
+  lm_device *const device = model->device;
+  const lm_kernels *const k = device->kernels;
+  const int64_t rows = batch->batch * batch->length, dim = config->dim, hidden = config->hidden;
   const size_t stream_bytes = (size_t)(rows * dim) * sizeof(float);
 
-  lm_norm(rows, dim, layer->in, params[LM_NORM1], layer->normed1, layer->inverse1);
-  lm_linear(rows, dim, 3 * dim, layer->normed1, params[LM_QKV], false, layer->qkv);
-  /* Queries and keys are neighbours: turned as one run of twice the heads. */
-  lm_rotate(rows, batch->length, 2 * config->heads, half, model->rotary, 1.0f, 3 * dim, layer->qkv);
-  lm_attention(config, batch->batch, batch->length, layer);
-  memcpy(layer->middle, layer->in, stream_bytes);
-  lm_linear(rows, dim, dim, layer->mixed, params[LM_PROJECT], true, layer->middle);
+  k->norm(device, rows, dim, layer->in, params[LM_NORM1], layer->normed1, layer->inverse1);
+  apply(device, rows, (linear){dim, 3 * dim, layer->normed1, params[LM_QKV], layer->qkv, false});
+  const lm_rotation rotation = lm_model_rotation(model, batch, 1.0f);
+  k->rotate(device, &rotation, layer->qkv);
+  lm_attention(model, batch, layer);
+  k->copy(device, layer->middle, layer->in, stream_bytes);
+  apply(device, rows, (linear){dim, dim, layer->mixed, params[LM_PROJECT], layer->middle, true});
 
-  lm_norm(rows, dim, layer->middle, params[LM_NORM2], layer->normed2, layer->inverse2);
-  lm_linear(rows, dim, 2 * config->hidden, layer->normed2, params[LM_UP], false, layer->up);
-  lm_swiglu(rows, config->hidden, layer->up, layer->activated);
-  memcpy(out, layer->middle, stream_bytes);
-  lm_linear(rows, config->hidden, dim, layer->activated, params[LM_DOWN], true, out);
+  k->norm(device, rows, dim, layer->middle, params[LM_NORM2], layer->normed2, layer->inverse2);
+  apply(device, rows, (linear){dim, 2 * hidden, layer->normed2, params[LM_UP], layer->up, false});
+  k->swiglu(device, rows, hidden, layer->up, layer->activated);
+  k->copy(device, out, layer->middle, stream_bytes);
+  apply(device, rows, (linear){hidden, dim, layer->activated, params[LM_DOWN], out, true});
 }
 
-bool lm_forward(lm_model *model, const lm_tensors *tensors, const lm_batch *batch, double *loss) {
+/* From the residual stream to logits and, with targets, to their gradient. */
+static void forward_output(const lm_model *model, const float *const params[],
+                           const lm_batch *batch) {
+  lm_device *const device = model->device;
+  const lm_kernels *const k = device->kernels;
+  const int64_t rows = batch->batch * batch->length, dim = model->config.dim;
+  k->norm(device, rows, dim, model->out, params[LM_NORM_OUT], model->normed, model->inverse);
+  apply(device, rows,
+        (linear){dim, LM_BYTES, model->normed, params[LM_OUTPUT], model->logits, false});
+  if (!batch->targets) return;
+  k->upload(device, model->targets, batch->targets, (size_t)rows);
+  k->cross_entropy(device, rows, LM_BYTES, model->targets, batch->loss_scale / (float)rows,
+                   model->logits, model->losses);
+  k->add_up(device, rows, model->losses, model->loss);
+}
+
+bool lm_forward(lm_model *model, const lm_tensors *tensors, const lm_batch *batch) {
   const lm_config *const config = &model->config;
-  const int64_t rows = batch->batch * batch->length, dim = config->dim;
+  lm_device *const device = model->device;
+  const int64_t rows = batch->batch * batch->length;
   const float *params[LM_UNIT_PARAMS];
 
   if (!tensors->read_params(tensors->context, 0, params)) return false;
-  for (int64_t r = 0; r < rows; ++r) {
-    memcpy(model->layers[0].in + r * dim, params[LM_EMBED] + batch->inputs[r] * dim,
-           (size_t)dim * sizeof(float));
-  }
+  device->kernels->upload(device, model->inputs, batch->inputs, (size_t)rows);
+  device->kernels->embed(device, rows, config->dim, model->inputs, params[LM_EMBED],
+                         model->layers[0].in);
   for (int64_t i = 0; i < config->layers; ++i) {
     if (!tensors->read_params(tensors->context, i + 1, params)) return false;
     float *const out = i + 1 < config->layers ? model->layers[i + 1].in : model->out;
-    forward_layer(model, i, params, batch, out);
+    forward_layer(model, &model->layers[i], params, batch, out);
   }
   if (!tensors->read_params(tensors->context, config->layers + 1, params)) return false;
-  lm_norm(rows, dim, model->out, params[LM_NORM_OUT], model->normed, model->inverse);
-  lm_linear(rows, dim, LM_BYTES, model->normed, params[LM_OUTPUT], false, model->logits);
-  if (batch->targets) {
-    const double sum = lm_cross_entropy(rows, LM_BYTES, batch->targets,
-                                        batch->loss_scale / (float)rows, model->logits);
-    *loss = sum / (double)rows;
-  }
-  return true;
+  forward_output(model, params, batch);
+  return !device->error[0];
 }

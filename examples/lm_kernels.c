@@ -1,7 +1,14 @@
+/* The host's table: row-wise arithmetic written so that compilers vectorise it, products by BLAS.
+ */
 #include "lm_kernels.h"
 
+#include <cblas.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "lm_device.h"
 
 /* One build runs well on every x86-64: the loader picks a function's version for this processor.
  * (Sanitizers cannot yet run when the loader calls the pickers.) */
@@ -37,9 +44,79 @@ static inline float fast_exp(float x) {
   return p * power;
 }
 
+/* ---- memory ---- */
+
+static void close_host(lm_device *device) {
+  (void)device;
+}
+
+static void *alloc_host(lm_device *device, size_t bytes) {
+  void *const memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (!memory) {
+    snprintf(device->error, sizeof device->error, "no memory: %.1f MiB asked for",
+             (double)bytes / (1 << 20));
+  }
+  return memory;
+}
+
+static void free_host(lm_device *device, void *memory) {
+  (void)device;
+  free(memory);
+}
+
+static void zero(lm_device *device, void *to, size_t bytes) {
+  (void)device;
+  memset(to, 0, bytes);
+}
+
+static void copy(lm_device *device, void *to, const void *from, size_t bytes) {
+  (void)device;
+  memcpy(to, from, bytes);
+}
+
+/* ---- products ---- */
+
+static void product(lm_device *device, const lm_product *p) {
+  (void)device;
+  const lm_matrix *const a = &p->a, *const b = &p->b;
+  for (int64_t i = 0; i < p->sequences; ++i) {
+    for (int64_t j = 0; j < p->heads; ++j) {
+      cblas_sgemm(CblasRowMajor, a->transposed ? CblasTrans : CblasNoTrans,
+                  b->transposed ? CblasTrans : CblasNoTrans, (int)p->rows, (int)p->columns,
+                  (int)p->inner, 1.0f, a->at + i * a->steps.sequence + j * a->steps.head,
+                  (int)a->steps.row, b->at + i * b->steps.sequence + j * b->steps.head,
+                  (int)b->steps.row, p->add ? 1.0f : 0.0f,
+                  p->out + i * p->out_steps.sequence + j * p->out_steps.head,
+                  (int)p->out_steps.row);
+    }
+  }
+}
+
+/* ---- rows ---- */
+
+static void embed(lm_device *device, int64_t rows, int64_t dim, const uint8_t *inputs,
+                  const float *table, float *out) {
+  (void)device;
+  for (int64_t r = 0; r < rows; ++r) {
+    memcpy(out + r * dim, table + inputs[r] * dim, (size_t)dim * sizeof(float));
+  }
+}
+
 LM_CLONES
-void lm_norm(int64_t rows, int64_t dim, const float *x, const float *gain, float *out,
-             float *inverse) {
+static void embed_backward(lm_device *device, int64_t rows, int64_t dim, const uint8_t *inputs,
+                           const float *dout, float *dtable) {
+  (void)device;
+  for (int64_t r = 0; r < rows; ++r) {
+    float *restrict const to = dtable + inputs[r] * dim;
+    const float *const from = dout + r * dim;
+    for (int64_t j = 0; j < dim; ++j) to[j] += from[j];
+  }
+}
+
+LM_CLONES
+static void norm(lm_device *device, int64_t rows, int64_t dim, const float *x, const float *gain,
+                 float *out, float *inverse) {
+  (void)device;
   for (int64_t r = 0; r < rows; ++r) {
     const float *const xr = x + r * dim;
     float *restrict const out_r = out + r * dim;
@@ -53,7 +130,9 @@ void lm_norm(int64_t rows, int64_t dim, const float *x, const float *gain, float
 }
 
 LM_CLONES
-void lm_norm_backward(int64_t rows, int64_t dim, const lm_norm_grads *grads) {
+static void norm_backward(lm_device *device, int64_t rows, int64_t dim,
+                          const lm_norm_grads *grads) {
+  (void)device;
   const float *const gain = grads->gain;
   float *restrict const dgain = grads->dgain;
   for (int64_t r = 0; r < rows; ++r) {
@@ -73,7 +152,8 @@ void lm_norm_backward(int64_t rows, int64_t dim, const lm_norm_grads *grads) {
 }
 
 LM_CLONES
-void lm_swiglu(int64_t rows, int64_t hidden, const float *x, float *out) {
+static void swiglu(lm_device *device, int64_t rows, int64_t hidden, const float *x, float *out) {
+  (void)device;
   for (int64_t r = 0; r < rows; ++r) {
     const float *const gate = x + r * 2 * hidden;
     const float *const up = gate + hidden;
@@ -86,8 +166,9 @@ void lm_swiglu(int64_t rows, int64_t hidden, const float *x, float *out) {
 }
 
 LM_CLONES
-void lm_swiglu_backward(int64_t rows, int64_t hidden, const float *x, const float *dout,
-                        float *dx) {
+static void swiglu_backward(lm_device *device, int64_t rows, int64_t hidden, const float *x,
+                            const float *dout, float *dx) {
+  (void)device;
   for (int64_t r = 0; r < rows; ++r) {
     const float *const gate = x + r * 2 * hidden;
     const float *const up = gate + hidden;
@@ -105,13 +186,15 @@ void lm_swiglu_backward(int64_t rows, int64_t hidden, const float *x, const floa
 }
 
 LM_CLONES
-void lm_rotate(int64_t rows, int64_t length, int64_t heads, int64_t half, const float *table,
-               float sign, int64_t stride, float *x) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const float *const cosine = table + r % length * 2 * half;
+static void rotate(lm_device *device, const lm_rotation *rotation, float *x) {
+  (void)device;
+  const int64_t half = rotation->half;
+  const float sign = rotation->sign;
+  for (int64_t r = 0; r < rotation->rows; ++r) {
+    const float *const cosine = rotation->table + r % rotation->length * 2 * half;
     const float *const sine = cosine + half;
-    for (int64_t head = 0; head < heads; ++head) {
-      float *restrict const a = x + r * stride + head * 2 * half;
+    for (int64_t head = 0; head < rotation->heads; ++head) {
+      float *restrict const a = x + r * rotation->stride + head * 2 * half;
       float *restrict const b = a + half;
 #pragma omp simd
       for (int64_t j = 0; j < half; ++j) {
@@ -123,44 +206,57 @@ void lm_rotate(int64_t rows, int64_t length, int64_t heads, int64_t half, const 
   }
 }
 
-LM_CLONES
-void lm_softmax(int64_t rows, int64_t columns, int64_t first, float scale, int64_t stride,
-                float *x) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float *restrict const row = x + r * stride;
-    const int64_t seen = first + r + 1;
-    float top = row[0];
+/* One row, of which `seen` columns take part. */
+static inline void softmax_row(int64_t columns, int64_t seen, float scale, float *restrict row) {
+  float top = row[0];
 #pragma omp simd reduction(max : top)
-    for (int64_t j = 0; j < seen; ++j) top = row[j] > top ? row[j] : top;
-    float sum = 0;
+  for (int64_t j = 0; j < seen; ++j) top = row[j] > top ? row[j] : top;
+  float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < seen; ++j) {
-      row[j] = fast_exp((row[j] - top) * scale);
-      sum += row[j];
+  for (int64_t j = 0; j < seen; ++j) {
+    row[j] = fast_exp((row[j] - top) * scale);
+    sum += row[j];
+  }
+  const float inverse = 1.0f / sum;
+  for (int64_t j = 0; j < seen; ++j) row[j] *= inverse;
+  for (int64_t j = seen; j < columns; ++j) row[j] = 0;
+}
+
+LM_CLONES
+static void softmax(lm_device *device, const lm_scores *scores, float *x) {
+  (void)device;
+  for (int64_t i = 0; i < scores->count; ++i) {
+    for (int64_t r = 0; r < scores->rows; ++r) {
+      softmax_row(scores->columns, scores->first + r + 1, scores->scale,
+                  x + i * scores->step + r * scores->stride);
     }
-    const float inverse = 1.0f / sum;
-    for (int64_t j = 0; j < seen; ++j) row[j] *= inverse;
-    for (int64_t j = seen; j < columns; ++j) row[j] = 0;
   }
 }
 
-LM_CLONES
-void lm_softmax_backward(int64_t rows, int64_t columns, float scale, int64_t stride, const float *p,
-                         float *dx) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const float *const p_r = p + r * stride;
-    float *restrict const dx_r = dx + r * stride;
-    float dot = 0;
+static inline void softmax_backward_row(int64_t columns, float scale, const float *p,
+                                        float *restrict dx) {
+  float dot = 0;
 #pragma omp simd reduction(+ : dot)
-    for (int64_t j = 0; j < columns; ++j) dot += p_r[j] * dx_r[j];
-    for (int64_t j = 0; j < columns; ++j) dx_r[j] = p_r[j] * (dx_r[j] - dot) * scale;
+  for (int64_t j = 0; j < columns; ++j) dot += p[j] * dx[j];
+  for (int64_t j = 0; j < columns; ++j) dx[j] = p[j] * (dx[j] - dot) * scale;
+}
+
+LM_CLONES
+static void softmax_backward(lm_device *device, const lm_scores *scores, const float *p,
+                             float *dx) {
+  (void)device;
+  for (int64_t i = 0; i < scores->count; ++i) {
+    for (int64_t r = 0; r < scores->rows; ++r) {
+      const int64_t at = i * scores->step + r * scores->stride;
+      softmax_backward_row(scores->columns, scores->scale, p + at, dx + at);
+    }
   }
 }
 
 LM_CLONES
-double lm_cross_entropy(int64_t rows, int64_t classes, const uint8_t *targets, float scale,
-                        float *logits) {
-  double loss = 0;
+static void cross_entropy(lm_device *device, int64_t rows, int64_t classes, const uint8_t *targets,
+                          float scale, float *logits, double *losses) {
+  (void)device;
   for (int64_t r = 0; r < rows; ++r) {
     float *restrict const row = logits + r * classes;
     const float wanted = row[targets[r]];
@@ -173,16 +269,21 @@ double lm_cross_entropy(int64_t rows, int64_t classes, const uint8_t *targets, f
       row[j] = fast_exp(row[j] - top);
       sum += row[j];
     }
-    loss += log((double)sum) + (double)top - (double)wanted;
+    losses[r] = log((double)sum) + (double)top - (double)wanted;
     const float inverse = scale / sum;
     for (int64_t j = 0; j < classes; ++j) row[j] *= inverse;
     row[targets[r]] -= scale;
   }
-  return loss;
+}
+
+static void add_up(lm_device *device, int64_t numel, const double *values, double *total) {
+  (void)device;
+  for (int64_t i = 0; i < numel; ++i) *total += values[i];
 }
 
 LM_CLONES
-void lm_from_bf16(int64_t numel, const uint16_t *from, float *to) {
+static void from_bf16(lm_device *device, int64_t numel, const uint16_t *from, float *to) {
+  (void)device;
   for (int64_t i = 0; i < numel; ++i) {
     const uint32_t bits = (uint32_t)from[i] << 16;
     memcpy(to + i, &bits, sizeof bits);
@@ -190,7 +291,8 @@ void lm_from_bf16(int64_t numel, const uint16_t *from, float *to) {
 }
 
 LM_CLONES
-void lm_to_bf16(int64_t numel, const float *from, uint16_t *to) {
+static void to_bf16(lm_device *device, int64_t numel, const float *from, uint16_t *to) {
+  (void)device;
   for (int64_t i = 0; i < numel; ++i) {
     uint32_t bits;
     memcpy(&bits, from + i, sizeof bits);
@@ -198,4 +300,33 @@ void lm_to_bf16(int64_t numel, const float *from, uint16_t *to) {
     const int is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
     to[i] = (uint16_t)(is_nan ? (bits >> 16 | 0x40u) : rounded);
   }
+}
+
+static const lm_kernels host_kernels = {
+    .batched = false,
+    .close = close_host,
+    .alloc = alloc_host,
+    .free = free_host,
+    .zero = zero,
+    .copy = copy,
+    .upload = copy,
+    .download = copy,
+    .product = product,
+    .embed = embed,
+    .embed_backward = embed_backward,
+    .norm = norm,
+    .norm_backward = norm_backward,
+    .swiglu = swiglu,
+    .swiglu_backward = swiglu_backward,
+    .rotate = rotate,
+    .softmax = softmax,
+    .softmax_backward = softmax_backward,
+    .cross_entropy = cross_entropy,
+    .add_up = add_up,
+    .from_bf16 = from_bf16,
+    .to_bf16 = to_bf16,
+};
+
+void lm_host_open(lm_device *device) {
+  device->kernels = &host_kernels;
 }

@@ -111,6 +111,7 @@ static int64_t cut_all(lm_model *model, float *memory) {
   const lm_config *const config = &model->config;
   const int64_t rows = config->batch * config->context, dim = config->dim;
   const int64_t wide = 2 * config->hidden > 3 * dim ? 2 * config->hidden : 3 * dim;
+  const int64_t heads = model->device->kernels->batched ? config->batch * config->heads : 1;
   int64_t total = 0;
   for (int64_t i = 0; i < config->layers; ++i) {
     lm_layer unused;
@@ -123,40 +124,76 @@ static int64_t cut_all(lm_model *model, float *memory) {
   model->logits = cut(memory, &total, rows * LM_BYTES);
   model->dstream = cut(memory, &total, rows * dim);
   model->dwide = cut(memory, &total, rows * wide);
-  model->dattention = cut(memory, &total, config->context * config->context);
+  model->dattention = cut(memory, &total, heads * config->context * config->context);
   model->dnormed = cut(memory, &total, rows * (config->hidden > dim ? config->hidden : dim));
+  model->losses = (double *)cut(memory, &total, 2 * rows);
+  model->loss = (double *)cut(memory, &total, 2);
+  model->inputs = (uint8_t *)cut(memory, &total, (rows + 3) / 4);
+  model->targets = (uint8_t *)cut(memory, &total, (rows + 3) / 4);
   return total;
 }
 
-uint64_t lm_model_bytes(const lm_config *config) {
-  lm_model model = {.config = *config};
+uint64_t lm_model_bytes(const lm_config *config, lm_device *device) {
+  lm_model model = {.config = *config, .device = device};
   return (uint64_t)cut_all(&model, NULL) * sizeof(float);
 }
 
-static void fill_rotary(lm_model *model) {
-  const int64_t half = model->config.dim / model->config.heads / 2;
-  for (int64_t position = 0; position < model->config.context; ++position) {
-    float *const row = model->rotary + position * 2 * half;
+static bool fill_rotary(lm_model *model) {
+  const lm_config *const config = &model->config;
+  const int64_t half = config->dim / config->heads / 2;
+  const size_t bytes = (size_t)(config->context * 2 * half) * sizeof(float);
+  float *const table = malloc(bytes);
+  if (!table) return false;
+  for (int64_t position = 0; position < config->context; ++position) {
+    float *const row = table + position * 2 * half;
     for (int64_t j = 0; j < half; ++j) {
       const double angle = (double)position * pow(10000.0, -(double)j / (double)half);
       row[j] = (float)cos(angle);
       row[half + j] = (float)sin(angle);
     }
   }
-}
-
-bool lm_model_init(lm_model *model, const lm_config *config) {
-  *model = (lm_model){.config = *config};
-  model->layers = calloc((size_t)config->layers, sizeof *model->layers);
-  model->memory = aligned_alloc(64, lm_model_bytes(config));
-  if (!model->layers || !model->memory) return false;
-  cut_all(model, model->memory);
-  fill_rotary(model);
+  model->device->kernels->upload(model->device, model->rotary, table, bytes);
+  free(table);
   return true;
 }
 
+bool lm_model_init(lm_model *model, const lm_config *config, lm_device *device) {
+  *model = (lm_model){.config = *config, .device = device};
+  model->layers = calloc((size_t)config->layers, sizeof *model->layers);
+  model->memory = device->kernels->alloc(device, lm_model_bytes(config, device));
+  if (!model->layers || !model->memory) return false;
+  cut_all(model, model->memory);
+  device->kernels->zero(device, model->loss, sizeof *model->loss);
+  return fill_rotary(model) && !device->error[0];
+}
+
 void lm_model_free(lm_model *model) {
-  free(model->memory);
+  if (model->memory) model->device->kernels->free(model->device, model->memory);
   free(model->layers);
   *model = (lm_model){0};
+}
+
+bool lm_take_loss(lm_model *model, double *loss) {
+  lm_device *const device = model->device;
+  device->kernels->download(device, loss, model->loss, sizeof *loss);
+  device->kernels->zero(device, model->loss, sizeof *loss);
+  return !device->error[0];
+}
+
+bool lm_read_logits(lm_model *model, int64_t row, float *logits) {
+  lm_device *const device = model->device;
+  device->kernels->download(device, logits, model->logits + row * LM_BYTES,
+                            LM_BYTES * sizeof *logits);
+  return !device->error[0];
+}
+
+lm_rotation lm_model_rotation(const lm_model *model, const lm_batch *batch, float sign) {
+  const lm_config *const config = &model->config;
+  return (lm_rotation){.rows = batch->batch * batch->length,
+                       .length = batch->length,
+                       .heads = 2 * config->heads,
+                       .half = config->dim / config->heads / 2,
+                       .stride = 3 * config->dim,
+                       .table = model->rotary,
+                       .sign = sign};
 }

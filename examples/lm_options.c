@@ -45,6 +45,8 @@ static const option_row rows[] = {
     {"clip", "X", REAL, FIELD(clip), "1", 0, 1e9, "highest gradient norm; 0: no clipping"},
     {"seed", "N", WHOLE, FIELD(seed), "1", 0, 9e15,
      "of initial weights, drawn windows and the sample"},
+    {"device", "host,cuda", CHOICE, FIELD(device), "host", 0, 0,
+     "what computes; cuda: rank r of a machine on its GPU r modulo their number"},
     {"param-dtype", "fp32,bf16", CHOICE, FIELD(param_dtype), "fp32", 0, 0,
      "parameters; masters are fp32"},
     {"grad-dtype", "fp32,bf16", CHOICE, FIELD(grad_dtype), "fp32", 0, 0, "gradients between ranks"},
@@ -70,6 +72,7 @@ static const option_row rows[] = {
     {"log-every", "N", WHOLE, FIELD(log_every), "20", 1, 1e12, "steps between lines of progress"},
     {"progress", "auto,line,log", CHOICE, FIELD(progress), "auto", 0, 0,
      "one line in place, or line by line"},
+    {"list-gpus", NULL, ON, FIELD(list_gpus), NULL, 0, 0, "print the GPUs there are; no training"},
     {"help", NULL, ON, FIELD(help), NULL, 0, 0, "this text"},
 };
 
@@ -139,7 +142,7 @@ static bool set_value(lm_options *options, const option_row *row, const char *va
 /* ---- options that must fit each other ---- */
 
 static bool check_together(lm_options *options, char *error, size_t error_bytes) {
-  if (options->help) return true;
+  if (options->help || options->list_gpus) return true;
   if (!options->data) {
     snprintf(error, error_bytes, "--data FILE is missing; --help tells about the options");
     return false;

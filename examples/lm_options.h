@@ -16,6 +16,7 @@ typedef struct lm_options {
   int64_t batch, accumulate, steps, warmup;
   double lr, min_lr, weight_decay, beta1, beta2, clip;
   int64_t seed;
+  int64_t device;                  /* LM_DEVICE_ */
   int64_t param_dtype, grad_dtype; /* ZERO1_DTYPE_ */
   int64_t threads, bucket_numel, ranks_per_node;
   int64_t overlap, share_params; /* 0 or 1 */
@@ -23,7 +24,7 @@ typedef struct lm_options {
   double time_limit;
   int64_t sample_bytes;
   double temperature;
-  int64_t help;
+  int64_t list_gpus, help;
 } lm_options;
 
 /** Defaults, then what the arguments say. Strings are borrowed from argv.

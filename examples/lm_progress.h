@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "lm_data.h"
+#include "lm_device.h"
 #include "lm_options.h"
 #include "zero1/zero1.h"
 
@@ -47,6 +48,7 @@ bool lm_progress_close(lm_progress *progress);
 typedef struct lm_setting {
   const lm_options *options;
   const lm_data *data;
+  const lm_device *device;
   const zero1_comm *comm;
   zero1_optimizer *optimizer;
   int64_t param_numel;

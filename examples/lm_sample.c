@@ -46,8 +46,8 @@ bool lm_print_sample(lm_model *model, const lm_tensors *tensors, const lm_sampli
   for (int64_t end = prompt; ok && end < prompt + sampling->bytes; ++end) {
     const int64_t length = end < model->config.context ? end : model->config.context;
     const lm_batch batch = {.batch = 1, .length = length, .inputs = text + end - length};
-    ok = lm_forward(model, tensors, &batch, NULL);
-    const float *const logits = model->logits + (length - 1) * LM_BYTES;
+    float logits[LM_BYTES];
+    ok = lm_forward(model, tensors, &batch) && lm_read_logits(model, length - 1, logits);
     if (ok) text[end] = draw(logits, sampling->temperature, &state);
   }
   for (int64_t i = 0; ok && i < prompt + sampling->bytes; ++i) print_byte(text[i]);

@@ -1,9 +1,6 @@
 #include "lm_sharded.h"
 
 #include <stdlib.h>
-#include <string.h>
-
-#include "lm_kernels.h"
 
 /* Scratch pieces start on a cache line. */
 static int64_t rounded_numel(const lm_config *config, int64_t index) {
@@ -57,7 +54,7 @@ static bool read_params(void *context, int64_t unit, const float *values[LM_UNIT
       continue;
     }
     const lm_param param = lm_param_at(&sharded->config, i);
-    lm_from_bf16(lm_param_numel(&param), stored, scratch);
+    sharded->device->kernels->from_bf16(sharded->device, lm_param_numel(&param), stored, scratch);
     values[i - begin] = scratch;
     scratch += rounded_numel(&sharded->config, i);
   }
@@ -88,7 +85,8 @@ static bool open_grads(void *context, int64_t unit, float *grads[LM_UNIT_PARAMS]
       return false;
     }
     const lm_param param = lm_param_at(&sharded->config, i);
-    memset(grads[i - begin], 0, (size_t)lm_param_numel(&param) * sizeof(float));
+    sharded->device->kernels->zero(sharded->device, grads[i - begin],
+                                   (size_t)lm_param_numel(&param) * sizeof(float));
   }
   return true;
 }
@@ -106,7 +104,7 @@ static bool done_grads(void *context, int64_t unit) {
         return false;
       }
       const lm_param param = lm_param_at(&sharded->config, i);
-      lm_to_bf16(lm_param_numel(&param), grad, stored);
+      sharded->device->kernels->to_bf16(sharded->device, lm_param_numel(&param), grad, stored);
     }
     if (!passed(sharded, zero1_optimizer_grad_ready(sharded->optimizer, i, ZERO1_STREAM_DEFAULT))) {
       return false;
@@ -140,26 +138,28 @@ static zero1_status create_optimizer(lm_sharded *sharded, zero1_comm *comm,
   return status;
 }
 
-static bool allocate(float **memory, int64_t numel) {
-  *memory = aligned_alloc(64, (size_t)numel * sizeof(float));
+static bool allocate(lm_device *device, float **memory, int64_t numel) {
+  *memory = device->kernels->alloc(device, (size_t)numel * sizeof(float));
   return *memory != NULL;
 }
 
-zero1_status lm_sharded_open(lm_sharded *sharded, zero1_comm *comm, const lm_config *model,
+zero1_status lm_sharded_open(lm_sharded *sharded, zero1_comm *comm, const lm_model *model,
                              const zero1_config *config, int64_t accumulate) {
-  *sharded = (lm_sharded){.config = *model,
+  *sharded = (lm_sharded){.device = model->device,
+                          .config = model->config,
                           .param_dtype = config->param_dtype,
                           .grad_dtype = config->grad_dtype,
                           .keep_grads = accumulate > 1};
-  const int64_t unit = largest_unit(model);
-  const int64_t all = scratch_numel(model, 0, lm_param_count(model));
+  const int64_t unit = largest_unit(&model->config);
+  const int64_t all = scratch_numel(&model->config, 0, lm_param_count(&model->config));
   const zero1_status status = create_optimizer(sharded, comm, config);
   if (status) return status;
-  if (config->param_dtype == ZERO1_DTYPE_BF16 && !allocate(&sharded->param_scratch, unit)) {
+  if (config->param_dtype == ZERO1_DTYPE_BF16 &&
+      !allocate(model->device, &sharded->param_scratch, unit)) {
     return ZERO1_ERR_MEMORY;
   }
   if (config->grad_dtype == ZERO1_DTYPE_BF16 &&
-      !allocate(&sharded->grad_scratch, sharded->keep_grads ? all : unit)) {
+      !allocate(model->device, &sharded->grad_scratch, sharded->keep_grads ? all : unit)) {
     return ZERO1_ERR_MEMORY;
   }
   return ZERO1_OK;
@@ -167,29 +167,34 @@ zero1_status lm_sharded_open(lm_sharded *sharded, zero1_comm *comm, const lm_con
 
 void lm_sharded_close(lm_sharded *sharded) {
   zero1_optimizer_destroy(&sharded->optimizer);
-  free(sharded->param_scratch);
-  free(sharded->grad_scratch);
+  if (sharded->param_scratch)
+    sharded->device->kernels->free(sharded->device, sharded->param_scratch);
+  if (sharded->grad_scratch) sharded->device->kernels->free(sharded->device, sharded->grad_scratch);
   *sharded = (lm_sharded){0};
 }
 
-static zero1_status init_param(lm_sharded *sharded, int64_t index, uint64_t seed) {
+/* [in] values  the host's memory for them */
+static zero1_status init_param(lm_sharded *sharded, int64_t index, uint64_t seed, float *values) {
   void *stored;
   const zero1_status status = zero1_optimizer_param(sharded->optimizer, index, &stored);
   if (status) return status;
-  if (sharded->param_dtype == ZERO1_DTYPE_FP32) {
-    lm_param_init(&sharded->config, index, seed, stored);
-    return ZERO1_OK;
-  }
+  lm_device *const device = sharded->device;
   const lm_param param = lm_param_at(&sharded->config, index);
-  lm_param_init(&sharded->config, index, seed, sharded->param_scratch);
-  lm_to_bf16(lm_param_numel(&param), sharded->param_scratch, stored);
-  return ZERO1_OK;
+  const int64_t numel = lm_param_numel(&param);
+  const bool narrow = sharded->param_dtype == ZERO1_DTYPE_BF16;
+  lm_param_init(&sharded->config, index, seed, values);
+  device->kernels->upload(device, narrow ? sharded->param_scratch : stored, values,
+                          (size_t)numel * sizeof *values);
+  if (narrow) device->kernels->to_bf16(device, numel, sharded->param_scratch, stored);
+  return device->error[0] ? ZERO1_ERR_DEVICE : ZERO1_OK;
 }
 
 zero1_status lm_sharded_init_params(lm_sharded *sharded, int32_t rank, uint64_t seed) {
-  for (int64_t i = 0; rank == 0 && i < lm_param_count(&sharded->config); ++i) {
-    const zero1_status status = init_param(sharded, i, seed);
-    if (status) return status;
+  float *const values = malloc((size_t)largest_unit(&sharded->config) * sizeof *values);
+  zero1_status status = values ? ZERO1_OK : ZERO1_ERR_MEMORY;
+  for (int64_t i = 0; rank == 0 && !status && i < lm_param_count(&sharded->config); ++i) {
+    status = init_param(sharded, i, seed, values);
   }
-  return zero1_optimizer_sync_params(sharded->optimizer, 0);
+  free(values);
+  return status ? status : zero1_optimizer_sync_params(sharded->optimizer, 0);
 }

@@ -14,6 +14,7 @@ enum { LM_GROUP_MATRIX, LM_GROUP_GAIN, LM_GROUP_COUNT };
 
 typedef struct lm_sharded {
   zero1_optimizer *optimizer;
+  lm_device *device; /* of all tensors; the optimizer's default stream is its stream */
   lm_config config;
   int32_t param_dtype, grad_dtype;
   bool keep_grads;      /* several microbatches of bf16 gradients: scratch for all units at once */
@@ -23,10 +24,11 @@ typedef struct lm_sharded {
   zero1_status status;  /* of the first call that failed */
 } lm_sharded;
 
-/** Makes the optimizer and the scratch memory. Collective. `config` gives all but the parameters.
+/** Makes the optimizer and the scratch memory. Collective. `config` gives all but the parameters;
+ *  the model, its sizes and its device.
  *  [in] accumulate  microbatches per step
  *  On failure the text is zero1_comm_last_error(comm); lm_sharded_close is to be called anyway. */
-zero1_status lm_sharded_open(lm_sharded *sharded, zero1_comm *comm, const lm_config *model,
+zero1_status lm_sharded_open(lm_sharded *sharded, zero1_comm *comm, const lm_model *model,
                              const zero1_config *config, int64_t accumulate);
 void lm_sharded_close(lm_sharded *sharded);
 

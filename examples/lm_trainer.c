@@ -14,8 +14,10 @@ bool lm_agree(lm_trainer *t, bool ok) {
 }
 
 _Noreturn void lm_give_up(lm_trainer *t, const char *what) {
-  const char *const detail = zero1_optimizer_last_error(t->sharded.optimizer);
-  const zero1_status status = t->sharded.status;
+  const bool of_device = t->device.error[0];
+  const char *const detail =
+      of_device ? t->device.error : zero1_optimizer_last_error(t->sharded.optimizer);
+  const zero1_status status = of_device ? ZERO1_ERR_DEVICE : t->sharded.status;
   fflush(stdout);
   fprintf(stderr, "train_lm: rank %d: %s: %s: %s\n", t->rank, what, zero1_status_string(status),
           detail);
@@ -66,24 +68,29 @@ static zero1_status open_sharded(lm_trainer *t) {
   config.groups = groups;
   config.group_bytes = sizeof *groups;
   config.group_count = LM_GROUP_COUNT;
-  const lm_config model = model_config(options);
-  return lm_sharded_open(&t->sharded, t->comm, &model, &config, options->accumulate);
+  return lm_sharded_open(&t->sharded, t->comm, &t->model, &config, options->accumulate);
 }
 
-/* The cores that the node's ranks may run on, bound to them or not, over the number of ranks. */
-static int choose_threads(const lm_options *options) {
-  if (options->threads) return (int)options->threads;
+/* This rank's place on its machine, and its threads: the cores that the machine's ranks may run on,
+ * bound to them or not, over the number of ranks. */
+static void look_around(lm_trainer *t) {
   MPI_Comm node;
-  int neighbours;
   cpu_set_t cores;
   CPU_ZERO(&cores);
   sched_getaffinity(0, sizeof cores, &cores);
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-  MPI_Comm_size(node, &neighbours);
+  MPI_Comm_rank(node, &t->node_rank);
+  MPI_Comm_size(node, &t->node_ranks);
   MPI_Allreduce(MPI_IN_PLACE, &cores, sizeof cores, MPI_BYTE, MPI_BOR, node);
   MPI_Comm_free(&node);
-  const int threads = CPU_COUNT(&cores) / neighbours;
-  return threads > 1 ? threads : 1;
+  const int threads = CPU_COUNT(&cores) / t->node_ranks;
+  t->threads = t->options.threads ? (int)t->options.threads : threads > 1 ? threads : 1;
+}
+
+static bool open_device(lm_trainer *t) {
+  if (lm_device_open(&t->device, (int32_t)t->options.device, t->node_rank)) return true;
+  snprintf(t->error, sizeof t->error, "--device: rank %d: %s", t->rank, t->device.error);
+  return false;
 }
 
 static bool open_memory(lm_trainer *t) {
@@ -91,9 +98,10 @@ static bool open_memory(lm_trainer *t) {
   const size_t batch_bytes = (size_t)(t->options.batch * t->options.context);
   t->inputs = malloc(batch_bytes);
   t->targets = malloc(batch_bytes);
-  if (lm_model_init(&t->model, &config) && t->inputs && t->targets) return true;
-  snprintf(t->error, sizeof t->error, "rank %d: no memory for activations: %.1f MiB needed",
-           t->rank, (double)lm_model_bytes(&config) / (1 << 20));
+  if (lm_model_init(&t->model, &config, &t->device) && t->inputs && t->targets) return true;
+  snprintf(t->error, sizeof t->error, "rank %d: no memory for activations: %.1f MiB needed%s%s",
+           t->rank, (double)lm_model_bytes(&config, &t->device) / (1 << 20),
+           t->device.error[0] ? "; " : "", t->device.error);
   return false;
 }
 
@@ -113,7 +121,7 @@ static bool open_library(lm_trainer *t) {
   const zero1_status status = open_sharded(t);
   if (status) {
     snprintf(t->error, sizeof t->error, "%s: %s", zero1_status_string(status),
-             zero1_comm_last_error(t->comm));
+             t->device.error[0] ? t->device.error : zero1_comm_last_error(t->comm));
     return false;
   }
   t->tensors = lm_sharded_tensors(&t->sharded);
@@ -125,10 +133,11 @@ bool lm_trainer_open(lm_trainer *t) {
   const lm_options *const options = &t->options;
   if (!lm_agree(
           t, lm_data_open(&t->data, options->data, options->context, t->error, sizeof t->error)) ||
-      !lm_agree(t, open_log(t)) || !lm_agree(t, open_memory(t))) {
+      !lm_agree(t, open_log(t))) {
     return false;
   }
-  t->threads = choose_threads(options);
+  look_around(t);
+  if (!lm_agree(t, open_device(t)) || !lm_agree(t, open_memory(t))) return false;
   openblas_set_num_threads(t->threads);
   return lm_agree(t, open_library(t));
 }
@@ -142,18 +151,32 @@ bool lm_trainer_close(lm_trainer *t) {
   lm_sharded_close(&t->sharded);
   zero1_comm_destroy(&t->comm);
   lm_model_free(&t->model);
+  lm_device_close(&t->device);
   lm_data_close(&t->data);
   free(t->inputs);
   free(t->targets);
   return ok;
 }
 
-lm_setting lm_trainer_setting(const lm_trainer *t) {
+bool lm_trainer_list_gpus(lm_trainer *t) {
+  char error[LM_DEVICE_TEXT_BYTES];
+  const int32_t count = lm_gpu_count(error);
+  if (count == 0) snprintf(t->error, sizeof t->error, "--list-gpus: %s", error);
+  for (int32_t i = 0; t->rank == 0 && i < count; ++i) {
+    char name[LM_DEVICE_TEXT_BYTES];
+    lm_gpu_name(i, name);
+    printf("%d %s\n", i, name);
+  }
+  return lm_agree(t, count > 0);
+}
+
+lm_setting lm_trainer_setting(lm_trainer *t) {
   return (lm_setting){.options = &t->options,
                       .data = &t->data,
+                      .device = &t->device,
                       .comm = t->comm,
                       .optimizer = t->sharded.optimizer,
                       .param_numel = lm_total_numel(&t->model.config),
-                      .activation_bytes = lm_model_bytes(&t->model.config),
+                      .activation_bytes = lm_model_bytes(&t->model.config, &t->device),
                       .threads = t->threads};
 }

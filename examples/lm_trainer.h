@@ -21,7 +21,10 @@ typedef struct lm_pending {
 
 typedef struct lm_trainer {
   lm_options options;
-  int rank, ranks, threads;
+  int rank, ranks;
+  int node_rank, node_ranks; /* among the ranks of this machine */
+  int threads;
+  lm_device device;
   lm_data data;
   zero1_comm *comm;
   lm_sharded sharded;
@@ -51,7 +54,10 @@ bool lm_trainer_open(lm_trainer *t);
 /** False where the log could not be written. Collective. */
 bool lm_trainer_close(lm_trainer *t);
 
+/** Rank 0 prints the GPUs that it sees; false where there is none. Collective. */
+bool lm_trainer_list_gpus(lm_trainer *t);
+
 /** What the header tells. */
-lm_setting lm_trainer_setting(const lm_trainer *t);
+lm_setting lm_trainer_setting(lm_trainer *t);
 
 #endif

@@ -15,7 +15,7 @@ static double validate(lm_trainer *t, int64_t windows) {
   const int64_t batch = t->options.batch, context = t->options.context;
   const int64_t all = lm_data_val_windows(&t->data, context);
   if (windows > all) windows = all;
-  double sums[2] = {0, 0}, totals[2];
+  double sums[2] = {0, 0}, totals[2]; /* loss, bytes */
   for (int64_t begin = t->rank * batch; begin < windows; begin += t->ranks * batch) {
     const int64_t rows = windows - begin < batch ? windows - begin : batch;
     for (int64_t i = 0; i < rows; ++i) {
@@ -24,11 +24,10 @@ static double validate(lm_trainer *t, int64_t windows) {
     }
     const lm_batch part = {
         .batch = rows, .length = context, .inputs = t->inputs, .targets = t->targets};
-    double loss;
-    if (!lm_forward(&t->model, &t->tensors, &part, &loss)) lm_give_up(t, "validation");
-    sums[0] += loss * (double)rows;
-    sums[1] += (double)rows;
+    if (!lm_forward(&t->model, &t->tensors, &part)) lm_give_up(t, "validation");
+    sums[1] += (double)(rows * context);
   }
+  if (!lm_take_loss(&t->model, &sums[0])) lm_give_up(t, "validation");
   MPI_Allreduce(sums, totals, 2, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
   return totals[0] / totals[1];
 }
@@ -95,11 +94,10 @@ static double finish_step(lm_trainer *t, int64_t val_windows) {
   return loss;
 }
 
-/* Forward and backward of all passes of a step; returns the mean loss. The step before is finished
- * only after the first forward, which has waited for its parameters one by one. */
-static double gradients(lm_trainer *t, int64_t step) {
+/* Forward and backward of all passes of a step. The step before is finished only after the first
+ * forward, which has waited for its parameters one by one. */
+static void gradients(lm_trainer *t, int64_t step) {
   const lm_options *const options = &t->options;
-  double sum = 0;
   for (int64_t pass = 0; pass < options->accumulate; ++pass) {
     const lm_draw draw = {
         .seed = (uint64_t)options->seed, .step = step, .part = pass * t->ranks + t->rank};
@@ -111,25 +109,25 @@ static double gradients(lm_trainer *t, int64_t step) {
                             .loss_scale = 1.0f / (float)options->accumulate};
     t->sharded.first = pass == 0;
     t->sharded.last = pass == options->accumulate - 1;
-    double loss;
-    if (!lm_forward(&t->model, &t->tensors, &batch, &loss)) lm_give_up(t, "forward");
+    if (!lm_forward(&t->model, &t->tensors, &batch)) lm_give_up(t, "forward");
     if (pass == 0) finish_step(t, 0);
     if (!lm_backward(&t->model, &t->tensors, &batch)) lm_give_up(t, "backward");
-    sum += loss;
   }
-  return sum / (double)options->accumulate;
 }
 
-static void start_step(lm_trainer *t, int64_t step, double loss) {
+/* The loss is taken after the step is on its way: a GPU is still computing both. */
+static void start_step(lm_trainer *t, int64_t step) {
+  const lm_options *const options = &t->options;
   lm_pending *const p = &t->pending;
   *p = (lm_pending){.any = true, .step = step, .lr = learning_rate(t, step)};
-  p->mine[0] = loss;
-  p->mine[1] = t->rank == 0 ? part_of_run(t, step + 1) : 0;
-  MPI_Iallreduce(p->mine, p->sums, 2, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD, &p->request);
   for (int64_t group = 0; group < LM_GROUP_COUNT; ++group) {
     lm_must(t, zero1_optimizer_set_lr(t->sharded.optimizer, group, p->lr), "learning rate");
   }
   lm_must(t, zero1_optimizer_step(t->sharded.optimizer), "step");
+  if (!lm_take_loss(&t->model, &p->mine[0])) lm_give_up(t, "loss");
+  p->mine[0] /= (double)(options->accumulate * options->batch * options->context);
+  p->mine[1] = t->rank == 0 ? part_of_run(t, step + 1) : 0;
+  MPI_Iallreduce(p->mine, p->sums, 2, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD, &p->request);
 }
 
 static void train(lm_trainer *t) {
@@ -140,7 +138,8 @@ static void train(lm_trainer *t) {
   if (t->rank == 0) lm_progress_begin(&t->progress, first_loss);
   t->started = t->last_finished = lm_seconds();
   for (int64_t step = 0; step < options->steps && t->part_done < 1; ++step) {
-    start_step(t, step, gradients(t, step));
+    gradients(t, step);
+    start_step(t, step);
     const bool last = step + 1 == options->steps; /* conclude validates it, on all held-out text */
     if (options->val_every && (step + 1) % options->val_every == 0 && !last) {
       finish_step(t, options->val_batches * options->batch);
@@ -169,14 +168,29 @@ static void conclude(lm_trainer *t) {
   printf("\n\n%s has a row for every step\n", options->log);
 }
 
-static bool run(lm_trainer *t, int argc, char **argv) {
+/* Exit code for what this build cannot do on any machine. */
+enum { EXIT_NOT_BUILT = 2 };
+
+static int say_not_built(lm_trainer *t) {
+  snprintf(t->error, sizeof t->error, "--device cuda: not in this build: %s", lm_gpu_missing());
+  lm_agree(t, false);
+  return EXIT_NOT_BUILT;
+}
+
+static int run(lm_trainer *t, int argc, char **argv) {
   if (!lm_options_parse(&t->options, argc, argv, t->error, sizeof t->error)) {
-    return lm_agree(t, false);
+    lm_agree(t, false);
+    return EXIT_FAILURE;
   }
-  if (t->options.help) {
+  const lm_options *const options = &t->options;
+  if (options->help) {
     if (t->rank == 0) lm_options_help(stdout);
-    return true;
+    return EXIT_SUCCESS;
   }
+  if ((options->device == LM_DEVICE_CUDA || options->list_gpus) && lm_gpu_missing()) {
+    return say_not_built(t);
+  }
+  if (options->list_gpus) return lm_trainer_list_gpus(t) ? EXIT_SUCCESS : EXIT_FAILURE;
   const bool opened = lm_trainer_open(t);
   if (opened) {
     if (t->rank == 0) {
@@ -186,7 +200,7 @@ static bool run(lm_trainer *t, int argc, char **argv) {
     train(t);
     conclude(t);
   }
-  return lm_trainer_close(t) && opened;
+  return lm_trainer_close(t) && opened ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv) {
@@ -195,7 +209,7 @@ int main(int argc, char **argv) {
   lm_trainer t = {0};
   MPI_Comm_rank(MPI_COMM_WORLD, &t.rank);
   MPI_Comm_size(MPI_COMM_WORLD, &t.ranks);
-  const bool ok = run(&t, argc, argv);
+  const int code = run(&t, argc, argv);
   MPI_Finalize();
-  return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+  return code;
 }
