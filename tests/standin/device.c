@@ -40,7 +40,7 @@ static void load(void) {
                    : devices > STANDIN_MAX_DEVICES ? STANDIN_MAX_DEVICES
                                                    : (int)devices;
   config.memory_bytes = (size_t)number("ZERO1_STANDIN_MEMORY", 4LL << 30);
-  config.delay_us = number("ZERO1_STANDIN_DELAY_US", 0);
+  config.delay_us = (uint64_t)number("ZERO1_STANDIN_DELAY_US", 0);
   config.seed = (uint64_t)number("ZERO1_STANDIN_SEED", 1);
   config.failures = 0;
   for (size_t i = 0; i < sizeof failures / sizeof *failures; ++i)

@@ -13,6 +13,7 @@ cudaError_t standin_enter(void) {
   if (failures & STANDIN_FAIL_NO_DEVICE) return cudaErrorNoDevice;
   if (failures & (STANDIN_FAIL_NO_DRIVER | STANDIN_FAIL_OLD_DRIVER))
     return cudaErrorInsufficientDriver;
+  if (standin_was_forked()) return cudaErrorInitializationError;
   if (standin_in_host_function) return cudaErrorNotPermitted;
   return (cudaError_t)atomic_load_explicit(&fault, memory_order_relaxed);
 }

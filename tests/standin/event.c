@@ -109,7 +109,7 @@ void standin_event_push_record(cudaEvent_t event, cudaStream_t stream) {
   event->last = record;
   event->capture_id = 0;
   const record_task task = {record};
-  standin_stream_push(stream, record_run, &task, sizeof task);
+  standin_stream_push_signal(stream, record_run, &task, sizeof task);
   pthread_mutex_unlock(&event->lock);
 }
 

@@ -100,6 +100,17 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 
+/* The number of nodes, and as many of them as *count says. */
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count) {
+  cudaError_t error = standin_enter();
+  if (!error && (!graph || graph->magic != GRAPH_MAGIC || !count)) error = cudaErrorInvalidValue;
+  if (error) return standin_leave(error);
+  const size_t all = (size_t)graph->node_count;
+  for (size_t i = 0; nodes && i < *count; ++i) nodes[i] = i < all ? graph->nodes[i] : NULL;
+  if (!nodes || *count > all) *count = all;
+  return cudaSuccess;
+}
+
 /* ---- executable graphs ---- */
 
 struct CUgraphExec_st {

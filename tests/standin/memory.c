@@ -87,7 +87,8 @@ void standin_unmap(char *base, size_t mapped_bytes) {
 
 static bool charge(int device, size_t bytes) {
   standin_memory_write_lock();
-  const bool fits = bytes <= standin_configuration()->memory_bytes - used_bytes[device];
+  const size_t limit = standin_configuration()->memory_bytes;
+  const bool fits = used_bytes[device] <= limit && bytes <= limit - used_bytes[device];
   if (fits) used_bytes[device] += bytes;
   standin_memory_unlock();
   return fits;

@@ -27,7 +27,7 @@ typedef enum standin_failure {
 typedef struct standin_config {
   int devices;
   size_t memory_bytes;
-  int64_t delay_us;
+  uint64_t delay_us;
   uint64_t seed;
   unsigned failures; /* of standin_failure */
 } standin_config;
@@ -54,7 +54,7 @@ void standin_wake(_Atomic uint32_t *word);
 typedef struct standin_task {
   struct standin_task *_Atomic next;
   standin_fn fn; /* NULL ends the worker */
-  bool delayed;
+  bool signal;   /* it only tells others that it was reached */
   _Alignas(16) unsigned char args[];
 } standin_task;
 
@@ -68,6 +68,9 @@ struct CUstream_st {
   int priority;
   unsigned long long id;
   struct CUstream_st *next; /* of all streams; never changes */
+
+  uint64_t delay_us; /* a task's longest delay */
+  uint64_t random;   /* the worker's */
 
   pthread_mutex_t push_lock; /* of those who push; the worker never takes it */
   bool ended;                /* nothing more may be pushed; under push_lock, as is `last` */
@@ -89,6 +92,10 @@ void standin_stream_destroy(cudaStream_t stream);
 /* Into the queue, capture or not. */
 void standin_stream_push(cudaStream_t stream, standin_fn fn, const void *args, size_t bytes);
 
+/* The same for a task that tells others that it was reached: by then it counts as completed, so
+ * that whoever is told finds the stream idle. It is not delayed. */
+void standin_stream_push_signal(cudaStream_t stream, standin_fn fn, const void *args, size_t bytes);
+
 /* Waits until what the stream, or each stream of the device, has been given so far is done. `who`
  * waits: it is named where that takes long. */
 void standin_stream_sync(cudaStream_t stream, const char *who);
@@ -97,6 +104,9 @@ bool standin_stream_idle(cudaStream_t stream);
 
 /* Into the queue, or into the capture that the stream is in. */
 cudaError_t standin_submit(cudaStream_t stream, standin_fn fn, const void *args, size_t bytes);
+
+/* True in the child of a process that had streams: its workers are not there. */
+bool standin_was_forked(void);
 
 /* True in a function of cudaLaunchHostFunc, which may not call CUDA. */
 extern _Thread_local bool standin_in_host_function;

@@ -20,6 +20,7 @@ static pthread_mutex_t create_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct CUstream_st *_Atomic all_streams;
 static cudaStream_t _Atomic null_streams[STANDIN_MAX_DEVICES];
 static _Atomic unsigned long long last_id;
+static _Atomic pid_t workers_of; /* the process that has workers; 0: none has */
 
 _Thread_local bool standin_in_host_function;
 
@@ -42,10 +43,9 @@ static uint64_t random_next(uint64_t *state) {
   return *state * 0x2545f4914f6cdd1d;
 }
 
-static void delay(uint64_t *random) {
-  const uint64_t bound_us = (uint64_t)standin_configuration()->delay_us;
-  if (!bound_us) return;
-  const uint64_t us = random_next(random) % (bound_us + 1);
+static void delay(cudaStream_t stream) {
+  if (!stream->delay_us) return;
+  const uint64_t us = random_next(&stream->random) % (stream->delay_us + 1);
   const struct timespec time = {(time_t)(us / 1000000), (long)(us % 1000000 * 1000)};
   nanosleep(&time, NULL);
 }
@@ -63,14 +63,15 @@ static standin_task *take(cudaStream_t stream, uint32_t taken) {
 
 static void *worker(void *context) {
   const cudaStream_t stream = context;
-  uint64_t random = (standin_configuration()->seed + stream->id) * 0x9e3779b97f4a7c15 | 1;
   for (uint32_t taken = 0;;) {
     standin_task *task = take(stream, taken++);
-    const bool end = !task->fn;
-    if (task->delayed) delay(&random);
-    if (!end) task->fn(task->args);
+    if (!task->signal) {
+      delay(stream);
+      task->fn(task->args);
+    }
     atomic_store_explicit(&stream->completed, taken, memory_order_release);
-    if (end) break;
+    if (!task->fn) break;
+    if (task->signal) task->fn(task->args);
   }
   free(stream->first);
   return NULL;
@@ -83,12 +84,12 @@ static _Noreturn void out_of_memory(void) {
   abort();
 }
 
-static standin_task *task_create(standin_fn fn, const void *args, size_t bytes, bool delayed) {
+static standin_task *task_create(standin_fn fn, const void *args, size_t bytes, bool signal) {
   standin_task *task = malloc(sizeof *task + bytes);
   if (!task) out_of_memory();
   atomic_init(&task->next, NULL);
   task->fn = fn;
-  task->delayed = delayed;
+  task->signal = signal;
   if (bytes) memcpy(task->args, args, bytes);
   return task;
 }
@@ -113,6 +114,11 @@ static bool push(cudaStream_t stream, standin_task *task) {
 }
 
 void standin_stream_push(cudaStream_t stream, standin_fn fn, const void *args, size_t bytes) {
+  push(stream, task_create(fn, args, bytes, false));
+}
+
+void standin_stream_push_signal(cudaStream_t stream, standin_fn fn, const void *args,
+                                size_t bytes) {
   push(stream, task_create(fn, args, bytes, true));
 }
 
@@ -145,7 +151,7 @@ void standin_stream_sync(cudaStream_t stream, const char *who) {
   _Atomic uint32_t reached = 0;
   if (standin_stream_idle(stream)) return;
   const mark_task mark = {&reached};
-  const bool marked = push(stream, task_create(mark_run, &mark, sizeof mark, false));
+  const bool marked = push(stream, task_create(mark_run, &mark, sizeof mark, true));
   const time_t begin = time(NULL);
   time_t patience = 10;
   while (marked ? !atomic_load_explicit(&reached, memory_order_acquire)
@@ -163,6 +169,11 @@ void standin_stream_sync(cudaStream_t stream, const char *who) {
 
 /* ---- creation and destruction ---- */
 
+bool standin_was_forked(void) {
+  const pid_t owner = atomic_load_explicit(&workers_of, memory_order_relaxed);
+  return owner && owner != getpid();
+}
+
 cudaError_t standin_stream_create(int device, unsigned flags, int priority, cudaStream_t *created) {
   pthread_t thread;
   struct CUstream_st *stream = calloc(1, sizeof *stream);
@@ -172,7 +183,9 @@ cudaError_t standin_stream_create(int device, unsigned flags, int priority, cuda
   stream->flags = flags;
   stream->priority = priority;
   stream->id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
-  stream->first = stream->last = task_create(NULL, NULL, 0, false);
+  stream->delay_us = standin_configuration()->delay_us;
+  stream->random = (standin_configuration()->seed + stream->id) * 0x9e3779b97f4a7c15 | 1;
+  stream->first = stream->last = task_create(NULL, NULL, 0, true);
   pthread_mutex_init(&stream->push_lock, NULL);
   atomic_init(&stream->live, true);
   if (pthread_create(&thread, NULL, worker, stream)) {
@@ -181,6 +194,7 @@ cudaError_t standin_stream_create(int device, unsigned flags, int priority, cuda
     return cudaErrorMemoryAllocation;
   }
   pthread_detach(thread);
+  atomic_store_explicit(&workers_of, getpid(), memory_order_relaxed);
   stream->next = atomic_load_explicit(&all_streams, memory_order_relaxed);
   while (!atomic_compare_exchange_weak_explicit(&all_streams, &stream->next, stream,
                                                 memory_order_release, memory_order_relaxed))
@@ -191,7 +205,7 @@ cudaError_t standin_stream_create(int device, unsigned flags, int priority, cuda
 
 void standin_stream_destroy(cudaStream_t stream) {
   atomic_store_explicit(&stream->live, false, memory_order_relaxed);
-  push(stream, task_create(NULL, NULL, 0, false));
+  push(stream, task_create(NULL, NULL, 0, true));
 }
 
 static cudaError_t null_stream(int device, cudaStream_t *stream) {
