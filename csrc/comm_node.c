@@ -7,14 +7,8 @@
 #include <string.h>
 
 #include "bootstrap.h"
-#include "node.h"
+#include "comm_node_device.h"
 #include "node_buffers.h"
-
-typedef struct node_comm {
-  zero1_comm base;
-  zero1__node_shape shape;
-  zero1__watch *watch; /* NULL: threads */
-} node_comm;
 
 typedef struct node_lane {
   zero1__lane base;
@@ -55,7 +49,7 @@ static node_lane *lane_alloc(zero1_comm *comm, double timeout_seconds, zero1__er
 /* Opens a lane of `comm`, its ranks agreeing over the lane `over`. */
 static zero1_status lane_open_over(zero1_comm *comm, zero1__lane *over, double timeout_seconds,
                                    zero1__lane **out, zero1__error *error) {
-  const node_comm *self = (node_comm *)comm;
+  const zero1__node_comm *self = (zero1__node_comm *)comm;
   *out = NULL;
   node_lane *lane = lane_alloc(comm, timeout_seconds, error);
   zero1_status status = zero1__lane_agree(over, lane ? ZERO1_OK : ZERO1_ERR_MEMORY, error);
@@ -108,7 +102,8 @@ static void point_to_peers(zero1__channel *channel) {
 
 static zero1_status node_channel_open(zero1_comm *comm, const zero1__channel_config *config,
                                       zero1__channel **out, zero1__error *error) {
-  const node_comm *self = (node_comm *)comm;
+  if (!config->device->is_host) return zero1__node_device_channel_open(comm, config, out, error);
+  const zero1__node_comm *self = (zero1__node_comm *)comm;
   const int64_t whole = config->layout->bucket_blocks ? config->layout->bucket_blocks : 1;
   *out = NULL;
   node_channel *channel = calloc(1, sizeof *channel);
@@ -128,7 +123,7 @@ static zero1_status node_channel_open(zero1_comm *comm, const zero1__channel_con
   zero1__node_buffers_describe(&channel->buffers, &channel->base);
   point_to_peers(&channel->base);
   *out = &channel->base;
-  return ZERO1_OK;
+  return zero1__channel_show(&channel->base, error); /* the device is the host: cannot fail */
 }
 
 static zero1_status node_offer(zero1__channel *channel, int64_t bucket, uint32_t epoch,
@@ -173,7 +168,7 @@ static void node_abort(zero1__channel *channel, const zero1__error *why) {
 
 static void node_destroy(zero1_comm *comm) {
   if (comm->lane) node_lane_close(comm->lane);
-  zero1__watch_destroy(((node_comm *)comm)->watch);
+  zero1__watch_destroy(((zero1__node_comm *)comm)->watch);
   free(comm);
 }
 
@@ -181,7 +176,10 @@ static void node_destroy(zero1_comm *comm) {
   {                                                                                      \
     .name = label, .destroy = node_destroy, .lane_open = node_lane_open,                 \
     .lane_close = node_lane_close, .lane_all_gather = node_lane_all_gather,              \
-    .lane_abort = node_lane_abort, .channel_open = node_channel_open,                    \
+    .lane_abort = node_lane_abort, .device_lane_open = zero1__node_device_lane_open,     \
+    .device_lane_close = zero1__node_device_lane_close,                                  \
+    .device_lane_gather = zero1__node_device_lane_gather,                                \
+    .channel_open = node_channel_open,                                                   \
     .channel_close = node_channel_close, .offer = node_offer, .arrive = node_arrive,     \
     .publish = node_publish, .all_gather = node_all_gather, .broadcast = node_broadcast, \
     .abort = node_abort                                                                  \
@@ -190,9 +188,9 @@ static void node_destroy(zero1_comm *comm) {
 static const zero1__comm_ops node_ops = NODE_OPS("node");
 static const zero1__comm_ops threads_ops = NODE_OPS("threads");
 
-static node_comm *comm_alloc(const zero1__comm_ops *ops, int32_t rank, int32_t world_size,
+static zero1__node_comm *comm_alloc(const zero1__comm_ops *ops, int32_t rank, int32_t world_size,
                              double timeout_seconds) {
-  node_comm *comm = calloc(1, sizeof *comm);
+  zero1__node_comm *comm = calloc(1, sizeof *comm);
   if (!comm) return NULL;
   comm->base.ops = ops;
   comm->base.rank = rank;
@@ -204,7 +202,7 @@ static node_comm *comm_alloc(const zero1__comm_ops *ops, int32_t rank, int32_t w
 }
 
 /* The peers as processes of one machine; collective. */
-static zero1_status meet(zero1__lane *lane, node_comm *comm, zero1__error *error) {
+static zero1_status meet(zero1__lane *lane, zero1__node_comm *comm, zero1__error *error) {
   const int32_t size = comm->shape.size;
   zero1__identity mine;
   zero1__identity *all = calloc((size_t)size, sizeof *all);
@@ -229,7 +227,7 @@ static zero1_status meet(zero1__lane *lane, node_comm *comm, zero1__error *error
 zero1_status zero1__comm_node_create(zero1__lane *lane, const zero1_comm_options *options,
                                      zero1_comm **out, zero1__error *error) {
   *out = NULL;
-  node_comm *comm =
+  zero1__node_comm *comm =
       comm_alloc(&node_ops, lane->comm->rank, lane->comm->world_size, options->timeout_seconds);
   zero1_status status =
       comm ? ZERO1_OK : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a communicator");
@@ -278,7 +276,7 @@ zero1_status zero1__comm_node_create_threads(int32_t world_size, double timeout_
       nodes ? zero1__node_open_threads(world_size, timeout_seconds, nodes, error)
             : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d ranks", world_size);
   for (int32_t i = 0; i < world_size && !status; ++i) {
-    node_comm *comm = comm_alloc(&threads_ops, i, world_size, timeout_seconds);
+    zero1__node_comm *comm = comm_alloc(&threads_ops, i, world_size, timeout_seconds);
     node_lane *lane = comm ? lane_alloc(&comm->base, timeout_seconds, error) : NULL;
     if (!lane) {
       free(comm);

@@ -2,6 +2,14 @@
 #define ZERO1__COMM_NODE_H
 
 #include "comm_ops.h"
+#include "node.h"
+
+/** The handle of the comms `node` and `threads`. */
+typedef struct zero1__node_comm {
+  zero1_comm base;
+  zero1__node_shape shape;
+  zero1__watch *watch; /* NULL: threads */
+} zero1__node_comm;
 
 /** The node comm of ranks [0, world_size) of one machine, introduced by `lane`. Collective.
  *  ZERO1_ERR_UNSUPPORTED: the ranks do not see each other as processes of one machine. */

@@ -41,6 +41,41 @@ static void self_lane_abort(zero1__lane *lane, const zero1__error *why) {
   (void)why;
 }
 
+/* ---- device lanes: what is gathered is what this rank has ---- */
+
+static void self_device_lane_close(zero1__device_lane *lane) {
+  lane->device->ops->memory_free(lane->device, lane->mine, lane->bytes);
+  free(lane);
+}
+
+static zero1_status self_device_lane_open(zero1_comm *comm, zero1__device *device,
+                                          zero1__step *step, size_t bytes, double timeout_seconds,
+                                          zero1__device_lane **out, zero1__error *error) {
+  (void)timeout_seconds;
+  *out = NULL;
+  zero1__device_lane *lane = calloc(1, sizeof *lane);
+  if (!lane) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a lane");
+  *lane = (zero1__device_lane){.comm = comm, .device = device, .step = step, .bytes = bytes};
+  const zero1_status status = device->ops->memory_alloc(device, bytes, &lane->mine, error);
+  if (status) {
+    free(lane);
+    return status;
+  }
+  lane->all = lane->mine;
+  *out = lane;
+  return ZERO1_OK;
+}
+
+static zero1_status self_device_lane_gather(zero1__device_lane *lane, zero1__stream *stream,
+                                            zero1__error *error) {
+  (void)lane;
+  (void)stream;
+  (void)error;
+  return ZERO1_OK;
+}
+
+/* ---- channels ---- */
+
 static void self_channel_close(zero1__channel *channel) {
   const zero1__channel_config *config = &channel->config;
   zero1__device *device = config->device;
@@ -69,6 +104,7 @@ static zero1_status self_channel_open(zero1_comm *comm, const zero1__channel_con
     return status;
   }
   channel->in_place = 1;
+  channel->on_device = !device->is_host;
   channel->reduce_group = 1;
   const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(config->grad_dtype);
   for (int64_t i = 0; i < channel->chunk_count; ++i) {
@@ -78,8 +114,12 @@ static zero1_status self_channel_open(zero1_comm *comm, const zero1__channel_con
     chunk->sources.group = 1;
     chunk->sources.dtype = config->grad_dtype;
   }
-  *out = channel;
-  return ZERO1_OK;
+  status = zero1__channel_show(channel, error);
+  if (status)
+    self_channel_close(channel);
+  else
+    *out = channel;
+  return status;
 }
 
 static zero1_status self_broadcast(zero1__channel *channel, int32_t root, zero1__error *error) {
@@ -89,9 +129,11 @@ static zero1_status self_broadcast(zero1__channel *channel, int32_t root, zero1_
   return ZERO1_OK;
 }
 
+/* No peer of this comm waits; but this rank may, for those of config.agree_comm. */
 static void self_abort(zero1__channel *channel, const zero1__error *why) {
-  (void)channel;
+  zero1__device *device = channel->config.device;
   (void)why;
+  if (!device->is_host) device->ops->lose(device);
 }
 
 static const zero1__comm_ops self_ops = {
@@ -101,6 +143,9 @@ static const zero1__comm_ops self_ops = {
     .lane_close = self_lane_close,
     .lane_all_gather = self_lane_all_gather,
     .lane_abort = self_lane_abort,
+    .device_lane_open = self_device_lane_open,
+    .device_lane_close = self_device_lane_close,
+    .device_lane_gather = self_device_lane_gather,
     .channel_open = self_channel_open,
     .channel_close = self_channel_close,
     .broadcast = self_broadcast,

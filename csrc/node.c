@@ -144,10 +144,25 @@ zero1_status zero1__node_open_threads(int32_t size, double timeout_seconds, zero
   return zero1__fail(error, status, "no memory for %d ranks", size);
 }
 
-void zero1__node_close(zero1__node *node) {
-  if (!node) return;
+void zero1__node_leave(zero1__node *node) {
   zero1__station *own = station_of(node, node->rank);
   if (own) zero1__flag_post(&own->closed, 1);
+}
+
+int zero1__node_has_left(const zero1__node *node, int32_t peer) {
+  return zero1__flag_reached(&station_of(node, peer)->closed, 1);
+}
+
+void zero1__node_part(zero1__node *node, int64_t flag, int64_t patience_ns) {
+  const int64_t end = zero1__now_ns() + patience_ns;
+  for (int32_t i = 0; i < node->shape.size; ++i)
+    while (!zero1__flag_wait(&station_of(node, i)->flags[flag], 1, ZERO1__LOOK_NS))
+      if (zero1__watch_is_dead(node->watch, i) || zero1__now_ns() >= end) break;
+}
+
+void zero1__node_close(zero1__node *node) {
+  if (!node) return;
+  zero1__node_leave(node);
   for (int32_t i = 0; i < node->shape.size; ++i) zero1__mapping_close(&node->mappings[i]);
   free(node->mappings);
   free(node);
@@ -167,30 +182,55 @@ void zero1__node_post(zero1__node *node, int64_t flag, uint32_t value) {
   zero1__flag_post(&station_of(node, node->rank)->flags[flag], value);
 }
 
-/* Why no more can come from a peer, or ZERO1_OK. */
-static zero1_status lost(const zero1__node *node, int32_t peer, const char *what,
-                         zero1__error *error) {
-  zero1__station *station = station_of(node, peer);
-  const int32_t rank = node->shape.rank_begin + peer;
-  const int32_t first = node->shape.rank_begin;
+int zero1__node_has_posted(const zero1__node *node, int32_t peer, int64_t flag, uint32_t value) {
+  return zero1__flag_reached(&station_of(node, peer)->flags[flag], value);
+}
+
+/* The first peer that ended without a word; -1: none. */
+static int32_t dead_peer(const zero1__node *node) {
+  for (int32_t i = 0; i < node->shape.size; ++i) /* who knew of its end has closed or told why */
+    if (zero1__watch_is_dead(node->watch, i) &&
+        !zero1__flag_reached(&station_of(node, i)->closed, 1) &&
+        !zero1__flag_reached(&station_of(node, i)->aborted, 1))
+      return i;
+  return -1;
+}
+
+static zero1_status aborted(const zero1__node *node, zero1__error *error) {
   if (zero1__flag_reached(&station_of(node, node->rank)->aborted, 1))
     return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
   for (int32_t i = 0; i < node->shape.size; ++i) {
     zero1__station *other = station_of(node, i);
     if (zero1__flag_reached(&other->aborted, 1))
-      return zero1__fail(error, other->reason_status, "rank %d%s %.*s", first + i,
+      return zero1__fail(error, other->reason_status, "rank %d%s %.*s", node->shape.rank_begin + i,
                          strncmp(other->reason, "aborted", 7) ? ":" : "", REASON_BYTES,
                          other->reason);
   }
-  for (int32_t i = 0; i < node->shape.size; ++i) /* who knew of its end has closed or told why */
-    if (zero1__watch_is_dead(node->watch, i) &&
-        !zero1__flag_reached(&station_of(node, i)->closed, 1) &&
-        !zero1__flag_reached(&station_of(node, i)->aborted, 1))
-      return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s",
-                         first + i, what);
-  if (zero1__flag_reached(&station->closed, 1))
+  return ZERO1_OK;
+}
+
+zero1_status zero1__node_look(const zero1__node *node, zero1__error *error) {
+  const zero1_status status = aborted(node, error);
+  if (status) return status;
+  const int32_t dead = dead_peer(node);
+  return dead < 0 ? ZERO1_OK
+                  : zero1__fail(error, ZERO1_ERR_PEER, "rank %d died",
+                                node->shape.rank_begin + dead);
+}
+
+/* Why no more can come from a peer, or ZERO1_OK. */
+static zero1_status lost(const zero1__node *node, int32_t peer, const char *what,
+                         zero1__error *error) {
+  const int32_t begin = node->shape.rank_begin;
+  const zero1_status status = aborted(node, error);
+  if (status) return status;
+  const int32_t dead = dead_peer(node);
+  if (dead >= 0)
+    return zero1__fail(error, ZERO1_ERR_PEER, "rank %d died while this rank waited for %s",
+                       begin + dead, what);
+  if (zero1__node_has_left(node, peer))
     return zero1__fail(error, ZERO1_ERR_PEER,
-                       "rank %d closed its end while this rank waited for %s", rank, what);
+                       "rank %d closed its end while this rank waited for %s", begin + peer, what);
   return ZERO1_OK;
 }
 

@@ -61,12 +61,28 @@ zero1_status zero1__node_open_threads(int32_t size, double timeout_seconds, zero
 /** Tells the peers that this rank is gone, and frees. NULL is fine. */
 void zero1__node_close(zero1__node *node);
 
+/** Tells the peers that this rank posts nothing more: the first half of zero1__node_close, for who
+ *  has to wait for them before the second. */
+void zero1__node_leave(zero1__node *node);
+int zero1__node_has_left(const zero1__node *node, int32_t peer);
+
+/** Waits until every peer has posted its flag, or has died, for at most patience_ns. Whether the
+ *  node has been aborted makes no difference. */
+void zero1__node_part(zero1__node *node, int64_t flag, int64_t patience_ns);
+
 /** Tells the peers to stop waiting: they get the status of `why`, and its text after this rank's
  *  number. The first call counts; callable from any thread. */
 void zero1__node_abort(zero1__node *node, const zero1__error *why);
 
 /** Posts this rank's flag. */
 void zero1__node_post(zero1__node *node, int64_t flag, uint32_t value);
+
+/** Whether a peer's flag is at `value` or beyond. */
+int zero1__node_has_posted(const zero1__node *node, int32_t peer, int64_t flag, uint32_t value);
+
+/** Whether a peer has died or aborted, this rank included: what a wait would end with. Returns at
+ *  once; any thread. A peer that has closed its end is missed by who waits for it alone. */
+zero1_status zero1__node_look(const zero1__node *node, zero1__error *error);
 
 /** Waits for a peer's flag. what: for the error's text, as in "the gradients of bucket".
  *  ZERO1_ERR_PEER, ZERO1_ERR_TIMEOUT: naming the peer; or what a peer has aborted with. A dead peer

@@ -1,0 +1,379 @@
+/* Ranks whose devices see each other's memory: reduce reads the peers' gradients where they are, and
+ * owners' new parameters are pulled from them. The ranks hand over through flags in memory of the
+ * device, which kernels post and await: each rank has an inbox with a row of flags per peer, which
+ * that peer alone writes.
+ *
+ *   inbox [size][flag_count], flag_count = 2 * bucket_count + 1:
+ *     grads_ready [bucket_count]
+ *     updated     [bucket_count]
+ *     copied
+ *
+ * A kernel that waits cannot see that a peer has died, aborted or left: a lookout of the channel
+ * does, and lets the device give up. A peer that has left (its optimizer is being destroyed) is
+ * fine as long as nothing is expected from it. That ends when this rank offers a bucket, or gathers,
+ * after the peer left; or when it is in a step, by the epoch in its device's memory, that the peer
+ * had not come to when it left. What is left over - both are in one step, and made different calls
+ * in it - ends with the kernels' own timeout. */
+#include "comm_node_device.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "clock.h"
+#include "lookout.h"
+#include "peer_memory.h"
+
+/* After a failure, the peers have been told to give up: what they read of this rank's memory now,
+ * they have done with in a moment. */
+#define PARTING_NS ((int64_t)1000000000)
+
+static int64_t patience_ns(double timeout_seconds, int failed) {
+  const int64_t timeout_ns = zero1__seconds_ns(timeout_seconds);
+  return failed && timeout_ns > PARTING_NS ? PARTING_NS : timeout_ns;
+}
+
+/* ---- channels ---- */
+
+enum { PARAMS, GRADS, INBOX };
+
+typedef struct device_channel {
+  zero1__channel base;
+  zero1__peer_memory memory;
+  int64_t flag_count;
+  void *flags, *params; /* tables in memory of the device */
+  size_t table_bytes;   /* of each */
+  zero1__lookout *lookout;
+  atomic_int offered; /* from now on, kernels may wait */
+} device_channel;
+
+static device_channel *self_of(zero1__channel *channel) {
+  return (device_channel *)channel;
+}
+
+/* Nobody to hand over to. */
+static int is_alone(const device_channel *self) {
+  return self->base.comm->world_size == 1;
+}
+
+/* The epoch that this rank's device has come to. */
+static uint32_t epoch_of(const device_channel *self) {
+  zero1__device *device = self->base.config.device;
+  uint32_t epoch = 0;
+  device->ops->transfer(device, &epoch, &self->base.config.step->epoch, sizeof epoch);
+  return epoch;
+}
+
+static int look(void *context) {
+  device_channel *self = context;
+  zero1__error error;
+  if (!atomic_load_explicit(&self->offered, memory_order_acquire)) return 0;
+  if (zero1__channel_failure(&self->base, NULL)) return 1;
+  zero1__error_clear(&error);
+  zero1_status status = zero1__node_look(self->memory.node, &error);
+  if (!status && zero1__peer_memory_refuse(&self->memory, NULL))
+    status = zero1__peer_memory_left_behind(&self->memory, epoch_of(self), &error);
+  if (!status) return 0;
+  zero1__channel_fail(&self->base, &error);
+  return 1;
+}
+
+static void device_channel_close(zero1__channel *channel) {
+  device_channel *self = self_of(channel);
+  zero1__device *device = channel->config.device;
+  zero1__lookout_stop(self->lookout);
+  const int failed = zero1__channel_failure(channel, NULL) != ZERO1_OK;
+  if (self->memory.node) zero1__peer_memory_leave(&self->memory, epoch_of(self));
+  zero1__peer_memory_close(&self->memory, patience_ns(channel->config.timeout_seconds, failed));
+  device->ops->memory_free(device, self->flags, self->table_bytes);
+  device->ops->memory_free(device, self->params, self->table_bytes);
+  zero1__channel_end(channel);
+  free(self);
+}
+
+static void point_to_peers(device_channel *self) {
+  zero1__channel *channel = &self->base;
+  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(channel->config.grad_dtype);
+  for (int64_t i = 0; i < channel->chunk_count; ++i) {
+    zero1__chunk *chunk = &channel->chunks[i];
+    const void **contributions = (const void **)chunk->sources.contributions;
+    for (int32_t rank = 0; rank < chunk->sources.count; ++rank)
+      contributions[rank] = (const char *)zero1__peer_memory_at(&self->memory, GRADS, rank) +
+                            (size_t)chunk->blocks.begin * block_bytes;
+    chunk->sources.group = channel->reduce_group;
+    chunk->sources.dtype = channel->config.grad_dtype;
+  }
+}
+
+static void describe(device_channel *self) {
+  zero1__channel *channel = &self->base;
+  const int32_t rank = channel->comm->rank;
+  channel->on_device = 1;
+  channel->in_place = 1;
+  channel->config.share_params = 0; /* every device has its own */
+  channel->reduce_group =
+      channel->config.reduce_group ? channel->config.reduce_group : channel->comm->world_size;
+  channel->params = zero1__peer_memory_at(&self->memory, PARAMS, rank);
+  channel->grads = zero1__peer_memory_at(&self->memory, GRADS, rank);
+  channel->params_bytes = self->memory.config.bytes[PARAMS];
+  channel->grads_bytes = self->memory.config.bytes[GRADS];
+  channel->workspace_bytes += self->memory.config.bytes[INBOX] +
+                              zero1__peer_memory_workspace(&self->memory) + 2 * self->table_bytes;
+}
+
+/* What this rank does by itself once the peers' memory is there. */
+static zero1_status furnish(device_channel *self, zero1__error *error) {
+  const size_t row = (size_t)self->base.comm->rank * (size_t)self->flag_count * sizeof(uint32_t);
+  zero1_status status = zero1__peer_memory_table(&self->memory, INBOX, row, &self->flags,
+                                                 &self->table_bytes, error);
+  if (!status)
+    status = zero1__peer_memory_table(&self->memory, PARAMS, 0, &self->params, &self->table_bytes,
+                                      error);
+  if (status) return status;
+  describe(self);
+  point_to_peers(self);
+  status = zero1__channel_show(&self->base, error);
+  if (!status && !is_alone(self))
+    status = zero1__lookout_start(ZERO1__LOOK_NS, look, self, &self->lookout, error);
+  return status;
+}
+
+/* ---- the way of a gradient ---- */
+
+static void post(device_channel *self, int64_t flag, int32_t skippable) {
+  zero1__device *device = self->base.config.device;
+  const zero1__post_job job = {.step = self->base.config.step,
+                               .flags = self->flags,
+                               .offset = flag,
+                               .count = self->base.comm->world_size,
+                               .skippable = skippable};
+  if (is_alone(self)) return;
+  device->ops->post(device, self->base.stream, &job);
+}
+
+static void await(device_channel *self, int64_t flag, int32_t skippable) {
+  zero1__device *device = self->base.config.device;
+  const uint32_t *inbox =
+      zero1__peer_memory_at(&self->memory, INBOX, self->base.comm->rank);
+  const zero1__await_job job = {
+      .step = self->base.config.step,
+      .flags = inbox + flag,
+      .stride = self->flag_count,
+      .count = self->base.comm->world_size,
+      .skippable = skippable,
+      .timeout_ns = zero1__seconds_ns(self->base.config.timeout_seconds)};
+  if (is_alone(self)) return;
+  device->ops->await(device, self->base.stream, &job);
+}
+
+static int64_t updated(const device_channel *self, int64_t bucket) {
+  return self->base.config.layout->bucket_count + bucket;
+}
+
+static int64_t copied(const device_channel *self) {
+  return 2 * self->base.config.layout->bucket_count;
+}
+
+static zero1_status device_offer(zero1__channel *channel, int64_t bucket, uint32_t epoch,
+                                 zero1__error *error) {
+  device_channel *self = self_of(channel);
+  (void)epoch;
+  const zero1_status status = zero1__peer_memory_refuse(&self->memory, error);
+  if (status) return status;
+  atomic_store_explicit(&self->offered, 1, memory_order_release);
+  post(self, bucket, 0);
+  return ZERO1_OK;
+}
+
+static zero1_status device_arrive(zero1__channel *channel, int64_t bucket, uint32_t epoch,
+                                  zero1__error *error) {
+  (void)epoch;
+  (void)error;
+  await(self_of(channel), bucket, 0);
+  return ZERO1_OK;
+}
+
+static zero1_status device_publish(zero1__channel *channel, int64_t bucket, uint32_t epoch,
+                                   zero1__error *error) {
+  device_channel *self = self_of(channel);
+  (void)epoch;
+  (void)error;
+  post(self, updated(self, bucket), 1);
+  return ZERO1_OK;
+}
+
+/* After bucket 0, which is gathered last, waits until every peer has copied what it needs from this
+ * rank: then the caller may write its own parameters. */
+static zero1_status device_all_gather(zero1__channel *channel, int64_t bucket, uint32_t epoch,
+                                      zero1__error *error) {
+  device_channel *self = self_of(channel);
+  const zero1__channel_config *config = &channel->config;
+  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(config->param_dtype);
+  const zero1__range first = zero1__layout_shard(config->layout, bucket, 0);
+  const zero1__pull_job job = {.step = config->step,
+                               .params = self->params,
+                               .begin = (size_t)first.begin * block_bytes,
+                               .shard_bytes = (size_t)(first.end - first.begin) * block_bytes,
+                               .rank = channel->comm->rank,
+                               .count = channel->comm->world_size};
+  (void)epoch;
+  (void)error;
+  if (is_alone(self)) return ZERO1_OK;
+  await(self, updated(self, bucket), 1);
+  config->device->ops->pull(config->device, channel->stream, &job);
+  if (bucket > 0) return ZERO1_OK;
+  post(self, copied(self), 1);
+  await(self, copied(self), 1);
+  return ZERO1_OK;
+}
+
+static zero1_status device_broadcast(zero1__channel *channel, int32_t root, zero1__error *error) {
+  device_channel *self = self_of(channel);
+  zero1__device *device = channel->config.device;
+  zero1__node *node = self->memory.node;
+  zero1_status status = zero1__node_barrier(node, error); /* the root has written */
+  if (status) return status;
+  if (channel->comm->rank != root && channel->params_bytes)
+    device->ops->transfer(device, channel->params,
+                          zero1__peer_memory_at(&self->memory, PARAMS, root),
+                          channel->params_bytes);
+  status = zero1__node_barrier(node, error); /* the root may write again */
+  return status ? status : device->ops->check(device, error);
+}
+
+static void device_abort(zero1__channel *channel, const zero1__error *why) {
+  zero1__device *device = channel->config.device;
+  zero1__node_abort(self_of(channel)->memory.node, why);
+  device->ops->lose(device);
+}
+
+static const zero1__comm_ops device_ops = {
+    .name = "node",
+    .channel_close = device_channel_close,
+    .offer = device_offer,
+    .arrive = device_arrive,
+    .publish = device_publish,
+    .all_gather = device_all_gather,
+    .broadcast = device_broadcast,
+    .abort = device_abort,
+};
+
+zero1_status zero1__node_device_channel_open(zero1_comm *comm, const zero1__channel_config *config,
+                                             zero1__channel **out, zero1__error *error) {
+  const zero1__node_comm *node = (const zero1__node_comm *)comm;
+  const int64_t whole = config->layout->bucket_blocks ? config->layout->bucket_blocks : 1;
+  const int64_t flag_count = 2 * config->layout->bucket_count + 1;
+  const zero1__peer_memory_config memory = {
+      .shape = node->shape,
+      .watch = node->watch,
+      .device = config->device,
+      .bytes = {[PARAMS] = zero1__params_bytes(config),
+                [GRADS] = zero1__grads_bytes(config),
+                [INBOX] = (size_t)comm->world_size * (size_t)flag_count * sizeof(uint32_t)},
+      .timeout_seconds = config->timeout_seconds};
+  *out = NULL;
+  device_channel *self = calloc(1, sizeof *self);
+  zero1_status status = self ? zero1__channel_begin(&self->base, comm, config, whole,
+                                                    comm->world_size, 0, 0, error)
+                             : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a channel");
+  status = zero1__lane_agree(comm->lane, status, error);
+  if (!status) {
+    self->flag_count = flag_count;
+    self->base.ops = &device_ops;
+    status = zero1__peer_memory_open(comm->lane, &memory, &self->memory, error);
+  }
+  if (!status) status = zero1__lane_agree(comm->lane, furnish(self, error), error);
+  if (!status) {
+    *out = &self->base;
+  } else if (self) {
+    device_channel_close(&self->base);
+  }
+  return status;
+}
+
+/* ---- device lanes ---- */
+
+typedef struct device_lane {
+  zero1__device_lane base;
+  zero1__peer_memory mailboxes; /* one part */
+  void *table;                  /* of them, in memory of the device */
+  size_t table_bytes;
+  void *sequence; /* uint32_t in memory of the device */
+  int64_t timeout_ns;
+} device_lane;
+
+static size_t all_bytes(const zero1__device_lane *lane) {
+  return lane->bytes * (size_t)lane->comm->world_size;
+}
+
+void zero1__node_device_lane_close(zero1__device_lane *lane) {
+  device_lane *self = (device_lane *)lane;
+  zero1__device *device = lane->device;
+  zero1__peer_memory_close(&self->mailboxes, self->timeout_ns);
+  device->ops->memory_free(device, self->table, self->table_bytes);
+  device->ops->memory_free(device, self->sequence, sizeof(uint32_t));
+  device->ops->memory_free(device, lane->mine, lane->bytes);
+  device->ops->memory_free(device, lane->all, all_bytes(lane));
+  free(self);
+}
+
+static zero1_status furnish_lane(device_lane *self, zero1__error *error) {
+  zero1__device_lane *lane = &self->base;
+  zero1__device *device = lane->device;
+  zero1_status status =
+      zero1__peer_memory_table(&self->mailboxes, 0, 0, &self->table, &self->table_bytes, error);
+  if (!status)
+    status = device->ops->memory_alloc(device, sizeof(uint32_t), &self->sequence, error);
+  if (!status) status = device->ops->memory_alloc(device, lane->bytes, &lane->mine, error);
+  if (!status) status = device->ops->memory_alloc(device, all_bytes(lane), &lane->all, error);
+  return status;
+}
+
+zero1_status zero1__node_device_lane_open(zero1_comm *comm, zero1__device *device,
+                                          zero1__step *step, size_t bytes, double timeout_seconds,
+                                          zero1__device_lane **out, zero1__error *error) {
+  const zero1__node_comm *node = (const zero1__node_comm *)comm;
+  const zero1__peer_memory_config memory = {
+      .shape = node->shape,
+      .watch = node->watch,
+      .device = device,
+      .bytes = {zero1__mailbox_bytes(bytes, comm->world_size)},
+      .timeout_seconds = timeout_seconds};
+  *out = NULL;
+  device_lane *self = calloc(1, sizeof *self);
+  zero1_status status = self ? ZERO1_OK
+                             : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a lane");
+  status = zero1__lane_agree(comm->lane, status, error);
+  if (!status) {
+    self->base = (zero1__device_lane){
+        .comm = comm, .device = device, .step = step, .bytes = bytes};
+    self->timeout_ns = zero1__seconds_ns(timeout_seconds);
+    status = zero1__peer_memory_open(comm->lane, &memory, &self->mailboxes, error);
+  }
+  if (!status) status = zero1__lane_agree(comm->lane, furnish_lane(self, error), error);
+  if (!status) {
+    *out = &self->base;
+  } else if (self) {
+    if (self->base.device)
+      zero1__node_device_lane_close(&self->base);
+    else
+      free(self);
+  }
+  return status;
+}
+
+zero1_status zero1__node_device_lane_gather(zero1__device_lane *lane, zero1__stream *stream,
+                                            zero1__error *error) {
+  device_lane *self = (device_lane *)lane;
+  const zero1__mail_job job = {.step = lane->step,
+                               .mailboxes = self->table,
+                               .mine = lane->mine,
+                               .all = lane->all,
+                               .bytes = lane->bytes,
+                               .sequence = self->sequence,
+                               .rank = lane->comm->rank,
+                               .count = lane->comm->world_size,
+                               .timeout_ns = self->timeout_ns};
+  const zero1_status status = zero1__peer_memory_refuse(&self->mailboxes, error);
+  if (!status) lane->device->ops->mail(lane->device, stream, &job);
+  return status;
+}
