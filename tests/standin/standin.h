@@ -24,6 +24,9 @@
  *   - cudaFree and cudaIpcCloseMemHandle wait until the device is idle, as CUDA does, so a
  *     stream that is blocked for ever blocks them for ever: they say so on stderr every 10 seconds.
  *     Memory that was freed stays unmapped for a while: a late access is a segmentation fault.
+ *   - In a capture, waiting for an event that was never recorded is refused as waiting for any
+ * event from outside is; events and streams outside a capture count as unsafe to ask or to wait
+ * for.
  *   - A graph's streams each replay on a stream of the graph's own. A graph cannot be launched into
  * a stream that is capturing, nor be built or changed by hand.
  *   - The processes that share a device do not share its memory limit. */
