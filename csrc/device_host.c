@@ -49,10 +49,15 @@ static void host_memory_free(zero1__device *device, void *memory, size_t bytes) 
   if (memory) munmap(memory, bytes);
 }
 
-static zero1_status host_stream_create(zero1__device *device, int inline_calls,
-                                       zero1__stream **stream, zero1__error *error) {
+static void host_transfer(zero1__device *device, void *to, const void *from, size_t bytes) {
   (void)device;
-  return zero1__stream_create(inline_calls, stream, error);
+  if (bytes) memcpy(to, from, bytes);
+}
+
+static zero1_status host_stream_create(zero1__device *device, int kind, zero1__stream **stream,
+                                       zero1__error *error) {
+  (void)device;
+  return zero1__stream_create(kind == ZERO1__STREAM_INLINE, stream, error);
 }
 
 static void host_stream_destroy(zero1__device *device, zero1__stream *stream) {
@@ -60,8 +65,17 @@ static void host_stream_destroy(zero1__device *device, zero1__stream *stream) {
   zero1__stream_destroy(stream);
 }
 
-static zero1__stream *host_stream_of_caller(zero1__device *device, void *stream) {
-  return !stream || stream == ZERO1_STREAM_DEFAULT ? host_of(device)->caller : NULL;
+static zero1__stream *host_stream_of_caller(zero1__device *device, void *stream,
+                                            zero1__error *error) {
+  if (!stream || stream == ZERO1_STREAM_DEFAULT) return host_of(device)->caller;
+  zero1__fail(error, ZERO1_ERR_INVALID,
+              "stream is %p: the host has no streams but ZERO1_STREAM_DEFAULT", stream);
+  return NULL;
+}
+
+static void host_stream_sync(zero1__device *device, zero1__stream *stream) {
+  (void)device;
+  zero1__stream_sync(stream);
 }
 
 static zero1_status host_event_create(zero1__device *device, zero1__event **event,
@@ -233,9 +247,13 @@ static const zero1__device_ops host_ops = {
     .destroy = host_destroy,
     .memory_alloc = host_memory_alloc,
     .memory_free = host_memory_free,
+    .pinned_alloc = host_memory_alloc,
+    .pinned_free = host_memory_free,
+    .transfer = host_transfer,
     .stream_create = host_stream_create,
     .stream_destroy = host_stream_destroy,
     .stream_of_caller = host_stream_of_caller,
+    .stream_sync = host_stream_sync,
     .event_create = host_event_create,
     .event_destroy = host_event_destroy,
     .event_record = host_event_record,
@@ -255,6 +273,7 @@ zero1_status zero1__device_host_create(int32_t threads, zero1__device **device,
   host_device *host = calloc(1, sizeof *host);
   if (!host) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the host device");
   host->base.ops = &host_ops;
+  host->base.is_host = 1;
   zero1_status status = zero1__kernels_pick(&host->kernels, error);
   if (!status) status = zero1__pool_create(threads, &host->pool, error);
   if (!status) status = zero1__stream_create(1, &host->caller, error);

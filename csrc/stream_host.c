@@ -40,7 +40,7 @@ static void *worker_main(void *argument) {
     next->fn(next->context, next->args);
     pthread_mutex_lock(&stream->mutex);
     stream->begin += 1;
-    pthread_cond_signal(&stream->popped);
+    pthread_cond_broadcast(&stream->popped);
     pthread_mutex_unlock(&stream->mutex);
   }
 }
@@ -100,6 +100,14 @@ void zero1__stream_push(zero1__stream *stream, zero1__host_fn fn, void *context,
   if (args_bytes) memcpy(next->args, args, args_bytes);
   stream->end += 1;
   pthread_cond_signal(&stream->pushed);
+  pthread_mutex_unlock(&stream->mutex);
+}
+
+void zero1__stream_sync(zero1__stream *stream) {
+  if (stream->inline_calls) return;
+  pthread_mutex_lock(&stream->mutex);
+  const uint64_t end = stream->end;
+  while (stream->begin < end) pthread_cond_wait(&stream->popped, &stream->mutex);
   pthread_mutex_unlock(&stream->mutex);
 }
 

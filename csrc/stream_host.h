@@ -18,6 +18,9 @@ void zero1__stream_destroy(zero1__stream *stream);
 void zero1__stream_push(zero1__stream *stream, zero1__host_fn fn, void *context, const void *args,
                         size_t args_bytes);
 
+/** Waits until all that was pushed has run. */
+void zero1__stream_sync(zero1__stream *stream);
+
 zero1_status zero1__event_create(zero1__event **event, zero1__error *error);
 void zero1__event_destroy(zero1__event *event);
 void zero1__event_record(zero1__event *event, zero1__stream *stream);
