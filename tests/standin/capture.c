@@ -1,5 +1,4 @@
-/* Stream capture of the stand-in runtime (no GPU): calls on capturing streams become nodes of a
- * graph.
+/* Stream capture of the stand-in runtime (no GPU): calls become nodes of a graph.
  *
  * Each stream of a capture has a front: the nodes that its next node follows. A task is put behind
  * the front and is the front then; recording an event notes the front; waiting for such an event

@@ -1,5 +1,4 @@
-/* Events of the stand-in runtime (no GPU): each recording is a flag that its stream's worker
- * raises.
+/* Events of the stand-in runtime (no GPU): each record is a flag that a worker raises.
  *
  * A wait is for the record that was the last one at the call, so every recording has a flag of its
  * own; recording again leaves earlier waiters with theirs. */

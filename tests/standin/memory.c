@@ -1,5 +1,4 @@
-/* Memory of the stand-in runtime (no GPU): device memory is a memfd, so that other processes can
- * map it.
+/* Memory of the stand-in runtime (no GPU): memfds, so that other processes can map them.
  *
  * It begins on a page, is filled with 0xab, and has a page behind it that cannot be touched. */
 #include <stdlib.h>

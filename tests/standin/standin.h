@@ -18,17 +18,16 @@
  *
  * Where it differs from CUDA:
  *   - The NULL stream is a stream like others: nothing orders it against streams made without
- *     cudaStreamNonBlocking. Programs that hold here hold there. cudaStreamPerThread is refused.
- *   - Copies always run at their turn in the queue, copies from pageable host memory too, where
- * CUDA may read the source within the call. cudaMemcpy between devices' memories does not wait.
- *   - cudaFree and cudaIpcCloseMemHandle wait until the device is idle, as CUDA does, so a
- *     stream that is blocked for ever blocks them for ever: they say so on stderr every 10 seconds.
+ *     cudaStreamNonBlocking. What holds here holds there. cudaStreamPerThread is refused.
+ *   - Copies always run at their turn in the queue, those from pageable host memory too, where
+ *     CUDA may read the source within the call.
+ *   - cudaFree and cudaIpcCloseMemHandle wait until the device is idle, as CUDA does, so a stream
+ *     that is blocked for ever blocks them for ever: they say so on stderr every 10 seconds.
  *     Memory that was freed stays unmapped for a while: a late access is a segmentation fault.
- *   - In a capture, waiting for an event that was never recorded is refused as waiting for any
- * event from outside is; events and streams outside a capture count as unsafe to ask or to wait
- * for.
- *   - A graph's streams each replay on a stream of the graph's own. A graph cannot be launched into
- * a stream that is capturing, nor be built or changed by hand.
+ *   - In a capture, waiting for an event that was never recorded is refused, as is waiting for
+ *     any event from outside; what is outside counts as unsafe to ask or to wait for.
+ *   - A graph's streams each replay on a stream of the graph's own. A graph cannot be launched
+ *     into a stream that is capturing, nor be built or changed by hand.
  *   - The processes that share a device do not share its memory limit. */
 #ifndef ZERO1_TESTS_STANDIN_H
 #define ZERO1_TESTS_STANDIN_H
