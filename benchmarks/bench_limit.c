@@ -61,8 +61,8 @@ static void find_streams(bench_limit *limit, const zero1_optimizer *optimizer, i
       .grad_count = reads_again ? world : 1,
       .grad_bytes = reads_again ? grad_bytes : 4,
       .master_param = (uint32_t *)(void *)zero1__buffers_master(buffers, index),
-      .exp_avg = (uint32_t *)(void *)zero1__buffers_state(buffers, buffers->exp_avg, index),
-      .exp_avg_sq = (uint32_t *)(void *)zero1__buffers_state(buffers, buffers->exp_avg_sq, index),
+      .exp_avg = (uint32_t *)(void *)zero1__buffers_state(buffers, &buffers->exp_avg, index),
+      .exp_avg_sq = (uint32_t *)(void *)zero1__buffers_state(buffers, &buffers->exp_avg_sq, index),
       .param = config->param_dtype == ZERO1_DTYPE_BF16 ? zero1__buffers_param(buffers, shard.begin)
                                                        : NULL};
 }

@@ -56,8 +56,8 @@ static size_t bias_bytes(const zero1__schedule *schedule) {
 }
 
 zero1_status zero1__device_agreement_begin(zero1__schedule *schedule, zero1__device_lane *lane,
-                                           zero1__device_lane *wider,
-                                           zero1__device_agreement **out, zero1__error *error) {
+                                           zero1__device_lane *wider, zero1__device_agreement **out,
+                                           zero1__error *error) {
   const zero1__device_ops *ops = schedule->device->ops;
   const size_t bits = absent_bytes(schedule->layout->slot_count);
   void *told = NULL, *groups = NULL, *bias = NULL;
@@ -72,8 +72,7 @@ zero1_status zero1__device_agreement_begin(zero1__schedule *schedule, zero1__dev
   if (!agreement->given_groups || !agreement->given_absent || !agreement->absent)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the schedule");
   zero1_status status = ops->pinned_alloc(schedule->device, sizeof(zero1__told), &told, error);
-  if (!status)
-    status = ops->memory_alloc(schedule->device, groups_bytes(schedule), &groups, error);
+  if (!status) status = ops->memory_alloc(schedule->device, groups_bytes(schedule), &groups, error);
   if (!status) status = ops->memory_alloc(schedule->device, bias_bytes(schedule), &bias, error);
   agreement->told = told;
   agreement->groups = groups;
@@ -166,8 +165,7 @@ static int await_ticket(zero1__schedule *schedule, int64_t ticket) {
 
 void zero1__device_finish(zero1__schedule *schedule) {
   zero1__device_agreement *agreement = schedule->by_device;
-  if (!agreement->replayed)
-    schedule->device->ops->event_sync(schedule->device, schedule->finished);
+  if (!agreement->replayed) schedule->device->ops->event_sync(schedule->device, schedule->finished);
   await_ticket(schedule, agreement->tickets);
   zero1__device_look(schedule);
   schedule->device->ops->times(schedule->device);

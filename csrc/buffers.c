@@ -1,5 +1,6 @@
 #include "buffers.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,13 +18,21 @@ uint64_t zero1__buffers_plan(const zero1__channel_config *config, int32_t params
          arrays * state;
 }
 
+int64_t zero1__buffers_offloaded(const zero1__layout *layout, double offload) {
+  const int64_t count = (int64_t)ceil(offload * (double)layout->bucket_count);
+  return count < layout->bucket_count ? count : layout->bucket_count;
+}
+
+/* ---- sums ---- */
+
 static void find_grad_shards(zero1__buffers *buffers) {
   const zero1__channel_config *config = &buffers->channel->config;
   for (int64_t bucket = 0; bucket < config->layout->bucket_count; ++bucket) {
     const int64_t begin =
         zero1__layout_shard(config->layout, bucket, buffers->channel->comm->rank).begin;
     if (buffers->grad_shard)
-      buffers->grad_shards[bucket] = zero1__buffers_state(buffers, buffers->grad_shard, bucket);
+      buffers->grad_shards[bucket] =
+          buffers->grad_shard + zero1__layout_state_begin(config->layout, bucket) * ZERO1__BLOCK;
     else if (config->grad_dtype == ZERO1_DTYPE_FP32)
       buffers->grad_shards[bucket] = zero1__buffers_grad(buffers, begin);
   }
@@ -46,58 +55,100 @@ static zero1_status show_grad_shards(zero1__buffers *buffers, zero1__error *erro
   return ZERO1_OK;
 }
 
-zero1_status zero1__buffers_begin(zero1__buffers *buffers, zero1__channel *channel,
-                                  int32_t grad_shard, zero1__error *error) {
-  const zero1__channel_config *config = &channel->config;
-  zero1__device *device = config->device;
-  const struct {
-    float **array;
-    int needed;
-  } arrays[] = {
-      {&buffers->master_param, config->param_dtype != ZERO1_DTYPE_FP32},
-      {&buffers->exp_avg, 1},
-      {&buffers->exp_avg_sq, 1},
-      {&buffers->grad_shard, grad_shard},
-  };
-  memset(buffers, 0, sizeof *buffers);
-  buffers->channel = channel;
-  buffers->state_bytes = state_bytes(config->layout);
-  buffers->grad_shards =
-      calloc((size_t)config->layout->bucket_count + 1, sizeof *buffers->grad_shards);
+static zero1_status begin_grad_shards(zero1__buffers *buffers, int32_t needed,
+                                      zero1__error *error) {
+  zero1__device *device = buffers->channel->config.device;
+  void *memory = NULL;
+  zero1_status status = ZERO1_OK;
+  buffers->grad_shards = calloc(1, grad_shards_bytes(buffers));
   if (!buffers->grad_shards) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for buckets");
-  for (size_t i = 0; i < sizeof arrays / sizeof *arrays; ++i) {
-    void *memory;
-    if (!arrays[i].needed) continue;
-    const zero1_status status =
-        device->ops->memory_alloc(device, buffers->state_bytes, &memory, error);
-    if (status) return status;
-    *arrays[i].array = memory;
+  if (needed) {
+    buffers->grad_shard_bytes = state_bytes(buffers->channel->config.layout);
+    status = device->ops->memory_alloc(device, buffers->grad_shard_bytes, &memory, error);
+    buffers->grad_shard = memory;
   }
+  if (status) return status;
   find_grad_shards(buffers);
   return show_grad_shards(buffers, error);
+}
+
+/* ---- state ---- */
+
+/* Blocks of state before the first bucket that stays on the device. */
+static int64_t host_blocks(const zero1__buffers *buffers) {
+  const zero1__layout *layout = buffers->channel->config.layout;
+  return buffers->offloaded < layout->bucket_count
+             ? zero1__layout_state_begin(layout, buffers->offloaded)
+             : zero1__layout_state_blocks(layout);
+}
+
+static zero1_status begin_state(zero1__buffers *buffers, zero1__state *state, int on_device,
+                                zero1__error *error) {
+  zero1__device *device = buffers->channel->config.device;
+  void *memory = NULL;
+  zero1_status status = ZERO1_OK;
+  if (buffers->host_bytes) {
+    status = buffers->host->ops->memory_alloc(buffers->host, buffers->host_bytes, &memory, error);
+    state->host = memory;
+  }
+  if (status || !on_device) return status;
+  status = device->ops->memory_alloc(device, buffers->device_bytes, &memory, error);
+  state->device = memory;
+  return status;
+}
+
+static void end_state(zero1__buffers *buffers, zero1__state *state) {
+  zero1__device *device = buffers->channel->config.device;
+  device->ops->memory_free(device, state->device, buffers->device_bytes);
+  if (state->host) buffers->host->ops->memory_free(buffers->host, state->host, buffers->host_bytes);
+}
+
+zero1_status zero1__buffers_begin(zero1__buffers *buffers, zero1__channel *channel,
+                                  int32_t grad_shard, zero1__device *host, int64_t offloaded,
+                                  zero1__error *error) {
+  const zero1__channel_config *config = &channel->config;
+  memset(buffers, 0, sizeof *buffers);
+  buffers->channel = channel;
+  buffers->host = host;
+  buffers->offloaded = offloaded;
+  const int64_t on_host = host_blocks(buffers);
+  const int64_t on_device = zero1__layout_state_blocks(config->layout) - on_host;
+  buffers->host_bytes =
+      offloaded ? zero1__whole_pages((size_t)on_host * ZERO1__BLOCK * sizeof(float)) : 0;
+  buffers->device_bytes = zero1__whole_pages((size_t)on_device * ZERO1__BLOCK * sizeof(float));
+  zero1_status status =
+      begin_state(buffers, &buffers->master_param, config->param_dtype != ZERO1_DTYPE_FP32, error);
+  if (!status) status = begin_state(buffers, &buffers->exp_avg, 1, error);
+  if (!status) status = begin_state(buffers, &buffers->exp_avg_sq, 1, error);
+  return status ? status : begin_grad_shards(buffers, grad_shard, error);
 }
 
 void zero1__buffers_end(zero1__buffers *buffers) {
   if (!buffers->channel) return;
   zero1__device *device = buffers->channel->config.device;
-  device->ops->memory_free(device, buffers->master_param, buffers->state_bytes);
-  device->ops->memory_free(device, buffers->exp_avg, buffers->state_bytes);
-  device->ops->memory_free(device, buffers->exp_avg_sq, buffers->state_bytes);
-  device->ops->memory_free(device, buffers->grad_shard, buffers->state_bytes);
+  end_state(buffers, &buffers->master_param);
+  end_state(buffers, &buffers->exp_avg);
+  end_state(buffers, &buffers->exp_avg_sq);
+  device->ops->memory_free(device, buffers->grad_shard, buffers->grad_shard_bytes);
   if (buffers->visible_grad_shards != buffers->grad_shards)
     device->ops->memory_free(device, buffers->visible_grad_shards, grad_shards_bytes(buffers));
   free(buffers->grad_shards);
   memset(buffers, 0, sizeof *buffers);
 }
 
-float *zero1__buffers_state(const zero1__buffers *buffers, const float *array, int64_t bucket) {
+/* ---- where ---- */
+
+float *zero1__buffers_state(const zero1__buffers *buffers, const zero1__state *state,
+                            int64_t bucket) {
   const int64_t begin = zero1__layout_state_begin(buffers->channel->config.layout, bucket);
-  return (float *)(uintptr_t)array + begin * ZERO1__BLOCK;
+  if (bucket < buffers->offloaded) return state->host + begin * ZERO1__BLOCK;
+  return state->device + (begin - host_blocks(buffers)) * ZERO1__BLOCK;
 }
 
 float *zero1__buffers_master(const zero1__buffers *buffers, int64_t bucket) {
   const zero1__channel *channel = buffers->channel;
-  if (buffers->master_param) return zero1__buffers_state(buffers, buffers->master_param, bucket);
+  if (bucket < buffers->offloaded || buffers->master_param.device)
+    return zero1__buffers_state(buffers, &buffers->master_param, bucket);
   return zero1__buffers_param(
       buffers, zero1__layout_shard(channel->config.layout, bucket, channel->comm->rank).begin);
 }
@@ -117,23 +168,26 @@ void zero1__buffers_memory(const zero1__buffers *buffers, zero1_memory *memory) 
   const zero1__layout *layout = channel->config.layout;
   const size_t param_each = zero1__dtype_bytes(channel->config.param_dtype);
   const size_t grad_each = zero1__dtype_bytes(channel->config.grad_dtype);
-  int64_t owned = 0;
   memset(memory, 0, sizeof *memory);
   memory->params_bytes = channel->params_bytes;
   memory->grads_bytes = channel->grads_bytes;
-  memory->grad_shard_bytes = buffers->grad_shard ? buffers->state_bytes : 0;
-  memory->master_bytes = buffers->master_param ? buffers->state_bytes : 0;
-  memory->exp_avg_bytes = buffers->state_bytes;
-  memory->exp_avg_sq_bytes = buffers->state_bytes;
+  const uint64_t each = buffers->host_bytes + buffers->device_bytes;
+  memory->grad_shard_bytes = buffers->grad_shard_bytes;
+  memory->master_bytes =
+      buffers->host_bytes + (buffers->master_param.device ? buffers->device_bytes : 0);
+  memory->exp_avg_bytes = each;
+  memory->exp_avg_sq_bytes = each;
   memory->workspace_bytes = channel->workspace_bytes;
-  for (int64_t bucket = 0; bucket < layout->bucket_count; ++bucket)
-    owned += zero1__layout_numel(layout, zero1__layout_shard(layout, bucket, channel->comm->rank));
-  const uint64_t state_arrays =
-      2u + (buffers->master_param != NULL) + (buffers->grad_shard != NULL);
-  const uint64_t needed = (uint64_t)(layout->trainable_numel + layout->frozen_numel) * param_each /
-                              (uint64_t)channel->params_sharers +
-                          (uint64_t)layout->trainable_numel * grad_each +
-                          state_arrays * (uint64_t)owned * 4;
+  uint64_t needed = (uint64_t)(layout->trainable_numel + layout->frozen_numel) * param_each /
+                        (uint64_t)channel->params_sharers +
+                    (uint64_t)layout->trainable_numel * grad_each;
+  for (int64_t bucket = 0; bucket < layout->bucket_count; ++bucket) {
+    const int64_t owned =
+        zero1__layout_numel(layout, zero1__layout_shard(layout, bucket, channel->comm->rank));
+    const int has_master = bucket < buffers->offloaded || buffers->master_param.device;
+    const uint64_t arrays = 2u + (has_master != 0) + (buffers->grad_shard != NULL);
+    needed += arrays * (uint64_t)owned * 4;
+  }
   const uint64_t tensors = memory->params_bytes + memory->grads_bytes + memory->grad_shard_bytes +
                            memory->master_bytes + memory->exp_avg_bytes + memory->exp_avg_sq_bytes;
   memory->padding_bytes = tensors > needed ? tensors - needed : 0;

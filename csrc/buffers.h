@@ -5,30 +5,52 @@
 #include "comm_ops.h"
 #include "zero1/zero1.h"
 
+/** One fp32 state of this rank's shards, bucket after bucket: those of the first buckets, which are
+ *  offloaded, in memory of the host, the others in memory of the device. */
+typedef struct zero1__state {
+  float *host, *device; /* or NULL */
+} zero1__state;
+
 typedef struct zero1__buffers {
   zero1__channel *channel;
-  size_t state_bytes;  /* of each array below, where it is allocated */
-  float *master_param; /* NULL: parameters are their own master */
-  float *exp_avg, *exp_avg_sq;
-  float *grad_shard;        /* NULL: this rank's own slice of fp32 gradients, or none */
+  zero1__device *host; /* borrowed: whose memory offloaded state is; or NULL */
+  int64_t offloaded;   /* buckets: the first ones, whose gradients are ready first and whose
+                          parameters forward needs last */
+  size_t host_bytes, device_bytes; /* of each state below, where it is there */
+  zero1__state master_param;       /* device NULL: there, parameters are their own master */
+  zero1__state exp_avg, exp_avg_sq;
+  float *grad_shard; /* [all buckets] on the device; NULL: this rank's own slice of fp32
+                        gradients, or none */
+  size_t grad_shard_bytes;
   const void **grad_shards; /* [bucket_count] where each bucket's sums are; NULL entries: nowhere */
   const void **visible_grad_shards; /* the same table where kernels see it */
 } zero1__buffers;
 
-/** Bytes that a rank will allocate, before anything is allocated: for memory that several ranks
- *  share its part. */
+/** Bytes that a rank will allocate on the host, before anything is allocated: for memory that
+ *  several ranks share its part. */
 uint64_t zero1__buffers_plan(const zero1__channel_config *config, int32_t params_sharers,
                              int32_t grad_shard);
 
-/** Allocates the state. grad_shard: 1 where sums of 16-bit gradients must be kept.
- *  ZERO1_ERR_MEMORY. Ended with zero1__buffers_end, after a failure too. */
+/** Buckets of a layout that config.offload asks for: 0.3 of 4 are 2. */
+int64_t zero1__buffers_offloaded(const zero1__layout *layout, double offload);
+
+/** Allocates the state. grad_shard: 1 where sums of 16-bit gradients must be kept. host: the device
+ *  whose memory the first `offloaded` buckets' state is in; NULL with none. ZERO1_ERR_MEMORY. Ended
+ *  with zero1__buffers_end, after a failure too. */
 zero1_status zero1__buffers_begin(zero1__buffers *buffers, zero1__channel *channel,
-                                  int32_t grad_shard, zero1__error *error);
+                                  int32_t grad_shard, zero1__device *host, int64_t offloaded,
+                                  zero1__error *error);
 void zero1__buffers_end(zero1__buffers *buffers);
+
+/** Whether some masters are not the parameters themselves. */
+static inline int zero1__buffers_have_masters(const zero1__buffers *buffers) {
+  return buffers->master_param.device || buffers->offloaded;
+}
 
 /** Addresses of a bucket's state, and of a block of the parameters. */
 float *zero1__buffers_master(const zero1__buffers *buffers, int64_t bucket);
-float *zero1__buffers_state(const zero1__buffers *buffers, const float *array, int64_t bucket);
+float *zero1__buffers_state(const zero1__buffers *buffers, const zero1__state *state,
+                            int64_t bucket);
 void *zero1__buffers_param(const zero1__buffers *buffers, int64_t block);
 void *zero1__buffers_grad(const zero1__buffers *buffers, int64_t block);
 

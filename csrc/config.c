@@ -140,7 +140,8 @@ static zero1_status check(const zero1_config *config, int32_t world_size, zero1_
   if (!status) status = check_flag("config.guard", config->guard, error);
   if (!status) status = check_device(config, error);
   if (!status && config->reserved)
-    status = zero1__fail(error, ZERO1_ERR_INVALID, "config.reserved is %d, not 0", config->reserved);
+    status =
+        zero1__fail(error, ZERO1_ERR_INVALID, "config.reserved is %d, not 0", config->reserved);
   if (!status) status = check_numbers(config, world_size, error);
   return status;
 }

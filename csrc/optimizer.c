@@ -113,6 +113,8 @@ static zero1_status open_device(zero1_optimizer *optimizer, zero1__error *error)
     if (!status && !device->ops->stream_of_caller(device, ZERO1_STREAM_DEFAULT, error))
       status = error->status;
   }
+  if (!status && config->offload > 0)
+    status = zero1__device_host_create(config->threads, &optimizer->host, error);
   if (!status) status = device->ops->memory_alloc(device, sizeof *optimizer->step, &step, error);
   optimizer->step = step;
   return status;
@@ -151,14 +153,16 @@ static zero1_status assemble(zero1_optimizer *optimizer, zero1__error *error) {
   const int32_t grad_shard =
       needs_grad_shard(config, optimizer->comm, optimizer->channel->in_place);
   zero1_status status =
-      zero1__buffers_begin(&optimizer->buffers, optimizer->channel, grad_shard, error);
+      zero1__buffers_begin(&optimizer->buffers, optimizer->channel, grad_shard, optimizer->host,
+                           zero1__buffers_offloaded(&optimizer->layout, config->offload), error);
   const zero1__schedule_parts parts = {.channel = optimizer->channel,
                                        .buffers = &optimizer->buffers,
                                        .settings = &optimizer->settings,
                                        .lane = optimizer->lane,
                                        .wider = optimizer->wider,
                                        .device_lane = optimizer->device_lane,
-                                       .device_wider = optimizer->device_wider};
+                                       .device_wider = optimizer->device_wider,
+                                       .host = optimizer->host};
   return status ? status : zero1__schedule_begin(&optimizer->schedule, &parts, error);
 }
 
@@ -174,10 +178,9 @@ static zero1_status open_device_lane(zero1_optimizer *optimizer, zero1_comm *com
 static zero1_status open_device_lanes(zero1_optimizer *optimizer, zero1__error *error) {
   zero1_comm *wider = optimizer->settings.config.agree_comm;
   if (!optimizer->channel->on_device) return ZERO1_OK;
-  zero1_status status =
-      open_device_lane(optimizer, optimizer->comm,
-                       zero1__device_record_bytes(optimizer->layout.slot_count),
-                       &optimizer->device_lane, error);
+  zero1_status status = open_device_lane(optimizer, optimizer->comm,
+                                         zero1__device_record_bytes(optimizer->layout.slot_count),
+                                         &optimizer->device_lane, error);
   if (status || !wider) return status;
   status = open_device_lane(optimizer, wider, zero1__device_record_bytes(0),
                             &optimizer->device_wider, error);
@@ -245,9 +248,11 @@ static void release(zero1_optimizer *optimizer) {
   if (optimizer->lane) optimizer->comm->ops->lane_close(optimizer->lane);
   if (optimizer->channel) optimizer->channel->ops->channel_close(optimizer->channel);
   if (optimizer->device) {
-    optimizer->device->ops->memory_free(optimizer->device, optimizer->step, sizeof *optimizer->step);
+    optimizer->device->ops->memory_free(optimizer->device, optimizer->step,
+                                        sizeof *optimizer->step);
     optimizer->device->ops->destroy(optimizer->device);
   }
+  if (optimizer->host) optimizer->host->ops->destroy(optimizer->host);
   zero1__layout_destroy(&optimizer->layout);
   zero1__registry_end(&optimizer->registry);
   zero1__settings_end(&optimizer->settings);

@@ -16,7 +16,8 @@ struct zero1_optimizer {
   zero1__layout layout;
   zero1__device *device;
   zero1__channel *channel;
-  zero1__step *step; /* in memory of the device */
+  zero1__device *host; /* updates what is offloaded from the device; or NULL */
+  zero1__step *step;   /* in memory of the device */
   zero1__lane *lane, *wider;
   zero1__device_lane *device_lane, *device_wider; /* NULL: the host decides */
   zero1__buffers buffers;

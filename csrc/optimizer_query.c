@@ -163,8 +163,8 @@ static int put_owned(zero1_optimizer *optimizer, int64_t index, int64_t bucket,
       .begin = segment->param_begin,
       .end = segment->param_begin + segment->numel,
       .master_param = zero1__buffers_master(buffers, bucket) + offset,
-      .exp_avg = zero1__buffers_state(buffers, buffers->exp_avg, bucket) + offset,
-      .exp_avg_sq = zero1__buffers_state(buffers, buffers->exp_avg_sq, bucket) + offset,
+      .exp_avg = zero1__buffers_state(buffers, &buffers->exp_avg, bucket) + offset,
+      .exp_avg_sq = zero1__buffers_state(buffers, &buffers->exp_avg_sq, bucket) + offset,
   };
   zero1__struct_put(wanted->out + (size_t)(index - wanted->first) * wanted->bytes, wanted->bytes,
                     &owned, sizeof owned);
@@ -210,8 +210,9 @@ zero1_status zero1_optimizer_memory(zero1_optimizer *optimizer, zero1_memory *me
   const uint64_t tables = (uint64_t)layout->param_count * 3 * sizeof(int64_t) +
                           (uint64_t)layout->slot_count * (sizeof(zero1__slot) + 1) +
                           (uint64_t)layout->bucket_count * 2 * sizeof(int32_t);
-  known.workspace_bytes += tables;
-  known.total_bytes += tables;
+  const uint64_t extra = tables + zero1__offload_bytes(optimizer->schedule.offload);
+  known.workspace_bytes += extra;
+  known.total_bytes += extra;
   status = zero1__struct_put(memory, memory_bytes, &known, sizeof known);
   if (!status) return ZERO1_OK;
   return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "memory is %s, memory_bytes %zu of %zu",

@@ -185,7 +185,7 @@ static zero1_status run(zero1_optimizer *optimizer, int32_t came_to) {
   if (!caller || zero1__schedule_open(schedule, caller, &optimizer->error))
     return timed(optimizer, begin_ns, optimizer->error.status);
   if (schedule->phase == ZERO1__PHASE_COLLECTING && came_to != ZERO1__CAME_TO_DROP) {
-    if (optimizer->buffers.master_param && !optimizer->has_masters)
+    if (zero1__buffers_have_masters(&optimizer->buffers) && !optimizer->has_masters)
       zero1__fail(&local, ZERO1_ERR_STATE,
                   "the masters are not set: sync_params comes before the first step");
     find_missing(optimizer, &local);

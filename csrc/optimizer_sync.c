@@ -66,8 +66,9 @@ static void set_masters(zero1_optimizer *optimizer, int32_t keep) {
   zero1__device *device = optimizer->device;
   zero1__schedule *schedule = &optimizer->schedule;
   const zero1__buffers *buffers = &optimizer->buffers;
-  if (!buffers->master_param) return;
-  for (int64_t bucket = 0; bucket < optimizer->layout.bucket_count; ++bucket) {
+  if (schedule->offload) zero1__offload_set_masters(schedule->offload, keep);
+  if (!buffers->master_param.device) return;
+  for (int64_t bucket = buffers->offloaded; bucket < optimizer->layout.bucket_count; ++bucket) {
     const zero1__range blocks =
         zero1__layout_shard(&optimizer->layout, bucket, optimizer->comm->rank);
     const zero1__master_job job = {.layout = &optimizer->layout,

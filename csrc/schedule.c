@@ -105,6 +105,19 @@ static zero1_status create_streams(zero1__schedule *schedule, zero1__error *erro
   return status;
 }
 
+static zero1_status begin_offload(zero1__schedule *schedule, const zero1__schedule_parts *parts,
+                                  zero1__error *error) {
+  const zero1__offload_parts needed = {.device = schedule->device,
+                                       .host = parts->host,
+                                       .channel = parts->channel,
+                                       .buffers = parts->buffers,
+                                       .group_count = parts->settings->config.group_count,
+                                       .step = schedule->step,
+                                       .scalars = schedule->scalars,
+                                       .absent = schedule->absent};
+  return zero1__offload_begin(&needed, &schedule->offload, error);
+}
+
 zero1_status zero1__schedule_begin(zero1__schedule *schedule, const zero1__schedule_parts *parts,
                                    zero1__error *error) {
   memset(schedule, 0, sizeof *schedule);
@@ -123,6 +136,7 @@ zero1_status zero1__schedule_begin(zero1__schedule *schedule, const zero1__sched
   if (!status && parts->device_lane)
     status = zero1__device_agreement_begin(schedule, parts->device_lane, parts->device_wider,
                                            &schedule->by_device, error);
+  if (!status && parts->buffers->offloaded) status = begin_offload(schedule, parts, error);
   return status;
 }
 
@@ -131,6 +145,7 @@ void zero1__schedule_end(zero1__schedule *schedule) {
   if (!device) return;
   if (schedule->comm != schedule->compute) device->ops->stream_destroy(device, schedule->comm);
   device->ops->stream_destroy(device, schedule->compute);
+  zero1__offload_end(schedule->offload);
   destroy_events(schedule, schedule->updated);
   destroy_events(schedule, schedule->gathered);
   destroy_events(schedule, schedule->arrived);
@@ -161,8 +176,7 @@ static int note_caller(zero1__schedule *schedule, zero1__stream *caller) {
     if (schedule->callers[i] == caller) return 1;
   if (schedule->caller_count == schedule->caller_room) {
     const int32_t room = 2 * schedule->caller_room + 4;
-    zero1__stream **callers =
-        realloc(schedule->callers, (size_t)room * sizeof *schedule->callers);
+    zero1__stream **callers = realloc(schedule->callers, (size_t)room * sizeof *schedule->callers);
     if (!callers) return 0;
     schedule->callers = callers;
     schedule->caller_room = room;
@@ -338,7 +352,7 @@ static void launch_rest(zero1__schedule *schedule) {
 
 /* ---- update and all_gather ---- */
 
-static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
+static void update_here(zero1__schedule *schedule, int64_t bucket, int one_pass) {
   zero1__channel *channel = schedule->channel;
   const zero1__buffers *buffers = schedule->buffers;
   const zero1__range blocks = zero1__layout_shard(schedule->layout, bucket, channel->comm->rank);
@@ -351,8 +365,8 @@ static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
       .groups = schedule->scalars,
       .absent = schedule->absent,
       .master_param = zero1__buffers_master(buffers, bucket),
-      .exp_avg = zero1__buffers_state(buffers, buffers->exp_avg, bucket),
-      .exp_avg_sq = zero1__buffers_state(buffers, buffers->exp_avg_sq, bucket),
+      .exp_avg = zero1__buffers_state(buffers, &buffers->exp_avg, bucket),
+      .exp_avg_sq = zero1__buffers_state(buffers, &buffers->exp_avg_sq, bucket),
       .param = zero1__buffers_param(buffers, blocks.begin),
       .param_dtype = channel->config.param_dtype,
       .stats = one_pass ? &schedule->step->stats : NULL,
@@ -362,6 +376,14 @@ static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
   if (one_pass || !buffers->grad_shards[bucket])
     job.sources = channel->chunks[channel->chunk_begin[bucket]].sources;
   schedule->device->ops->update(schedule->device, schedule->compute, &job, &schedule->update_ns);
+}
+
+static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
+  zero1__channel *channel = schedule->channel;
+  if (bucket < schedule->buffers->offloaded)
+    zero1__offload_join(schedule->offload, schedule->compute, bucket);
+  else
+    update_here(schedule, bucket, one_pass);
   zero1__channel_call(channel, schedule->compute, channel->ops->publish, bucket,
                       &schedule->verdict.skip);
 }
@@ -372,6 +394,7 @@ static void update_and_gather(zero1__schedule *schedule, int one_pass) {
   zero1__device *device = schedule->device;
   zero1__channel *channel = schedule->channel;
   const int64_t count = schedule->layout->bucket_count;
+  if (schedule->offload) zero1__offload_update(schedule->offload, schedule->agreed);
   for (int64_t bucket = count - 1; bucket >= 0; --bucket) {
     update(schedule, bucket, one_pass);
     if (schedule->comm != schedule->compute)
@@ -411,10 +434,12 @@ zero1_status zero1__schedule_open(zero1__schedule *schedule, zero1__stream *call
                                   zero1__error *error) {
   zero1__device *device = schedule->device;
   if (schedule->phase != ZERO1__PHASE_IDLE) return ZERO1_OK;
-  if (!device->is_host && !schedule->by_device && device->ops->capturing(device, caller))
+  if (!device->is_host && (!schedule->by_device || schedule->offload) &&
+      device->ops->capturing(device, caller))
     return zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
-                       "a step whose ranks communicate through the host cannot be captured into a "
-                       "graph");
+                       "a step cannot be captured into a graph where %s",
+                       schedule->by_device ? "the host updates what is offloaded"
+                                           : "its ranks communicate through the host");
   schedule->caller_count = 0;
   if (!note_caller(schedule, caller))
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the step");

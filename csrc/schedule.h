@@ -31,6 +31,7 @@
 #include "buffers.h"
 #include "comm_ops.h"
 #include "config.h"
+#include "offload.h"
 #include "readiness.h"
 
 enum { ZERO1__PHASE_IDLE, ZERO1__PHASE_COLLECTING, ZERO1__PHASE_REDUCED };
@@ -40,12 +41,13 @@ typedef struct zero1__schedule {
   zero1__channel *channel;
   const zero1__layout *layout;
   const zero1__buffers *buffers;
-  const zero1__settings *settings; /* as the caller has set them by now */
-  zero1__lane *lane;               /* over the comm */
-  zero1__lane *wider;              /* over config.agree_comm, or NULL */
-  zero1__stream *compute, *comm;   /* the same where contributions stay in place */
-  zero1__step *step;               /* the optimizer's, in memory of the device */
+  const zero1__settings *settings;    /* as the caller has set them by now */
+  zero1__lane *lane;                  /* over the comm */
+  zero1__lane *wider;                 /* over config.agree_comm, or NULL */
+  zero1__stream *compute, *comm;      /* the same where contributions stay in place */
+  zero1__step *step;                  /* the optimizer's, in memory of the device */
   zero1__device_agreement *by_device; /* NULL: the host decides */
+  zero1__offload *offload;            /* NULL: no bucket is */
 
   zero1__event **updated, **gathered;      /* [bucket_count] */
   zero1__event **arrived, **made, **freed; /* [ring_count] */
@@ -69,13 +71,14 @@ typedef struct zero1__schedule {
   zero1__adam_scalars *scalars; /* [group_count] */
   uint8_t *absent;              /* [slot_count] absent on all ranks */
 
-  /* where the host decides: of the streams; the caller's thread touches them only after `finished` */
+  /* where the host decides: of the streams; the caller's thread touches them only after `finished`
+   */
   zero1_group *groups; /* [group_count] as of this step */
   zero1__verdict verdict;
   zero1__adam_scalars *made_scalars; /* [group_count] before they are given to the device */
   uint8_t *made_absent;              /* [slot_count] */
-  uint8_t *absent_bits;         /* [bits] this rank's, then [world_size * bits] everyone's */
-  zero1__record *records;       /* [world_size] or of the wider, whichever is more */
+  uint8_t *absent_bits;              /* [bits] this rank's, then [world_size * bits] everyone's */
+  zero1__record *records;            /* [world_size] or of the wider, whichever is more */
   zero1__outcome outcome;
   int64_t count; /* updates */
   int64_t reduce_ns, update_ns, agree_ns;
@@ -88,6 +91,7 @@ typedef struct zero1__schedule_parts {
   const zero1__settings *settings;
   zero1__lane *lane, *wider;
   zero1__device_lane *device_lane, *device_wider; /* device_lane NULL: the host decides */
+  zero1__device *host; /* whose kernels update what is offloaded; or NULL */
 } zero1__schedule_parts;
 
 /** Not collective: the caller has opened the lanes. ZERO1_ERR_MEMORY, ZERO1_ERR_DEVICE.

@@ -126,7 +126,8 @@ static void a_norm_above_is_clipped(void) {
   CHECK(outcome.decision.clip_coef == 1);
   set_limits(records, (zero1__limits){.grad_scale = 0.5, .max_grad_norm = 2.5, .guard = 1});
   outcome = decide(records);
-  CHECK(outcome.decision.clip_coef == 2.5 / (2.5 + 1e-6)); /* the margin: at the norm itself, a little */
+  CHECK(outcome.decision.clip_coef ==
+        2.5 / (2.5 + 1e-6)); /* the margin: at the norm itself, a little */
 }
 
 static void a_norm_above_the_threshold_is_skipped(void) {

@@ -26,13 +26,13 @@
  * Collective calls are made by every rank in the same order. One thread at a time may use a handle;
  * distinct handles are independent.
  *
- * `stream`: on the host, calls act on the calling thread, and stream must be ZERO1_STREAM_DEFAULT or
- * NULL. On CUDA, parameters and gradients are memory of the device, a call acts in the cudaStream_t
- * that it is given (of the optimizer's device; several streams may be used in a step), and no call
- * of a step waits on the host: norm, verdict and count stay on the device until info asks for them.
- * So an error of a step is returned by the first call that finds out, by info at the latest. Where
- * ranks communicate through the host (zero1_comm_backend "exchange"), the first gradient of a step
- * waits for the step before, and steps cannot be captured into graphs.
+ * `stream`: on the host, calls act on the calling thread, and stream must be ZERO1_STREAM_DEFAULT
+ * or NULL. On CUDA, parameters and gradients are memory of the device, a call acts in the
+ * cudaStream_t that it is given (of the optimizer's device; several streams may be used in a step),
+ * and no call of a step waits on the host: norm, verdict and count stay on the device until info
+ * asks for them. So an error of a step is returned by the first call that finds out, by info at the
+ * latest. Where ranks communicate through the host (zero1_comm_backend "exchange"), the first
+ * gradient of a step waits for the step before, and steps cannot be captured into graphs.
  *
  * Part of the public face: C99, safe for C++ and for ctypes; includes no MPI or CUDA header. */
 #ifndef ZERO1_ZERO1_H
@@ -128,8 +128,9 @@ typedef struct zero1_config {
    *  give one, create fails and what they gave is of no use any more. */
   zero1_comm *agree_comm;
 
-  void *stream; /* what ZERO1_STREAM_DEFAULT stands for in the calls. CUDA: a cudaStream_t, and
-                   ZERO1_STREAM_DEFAULT (default) CUDA's own default stream. The host has no other */
+  void
+      *stream; /* what ZERO1_STREAM_DEFAULT stands for in the calls. CUDA: a cudaStream_t, and
+                  ZERO1_STREAM_DEFAULT (default) CUDA's own default stream. The host has no other */
 
   int32_t device;       /* ZERO1_DEVICE_; host (default) or CUDA, the same on every rank */
   int32_t device_index; /* which GPU; -1 (default): the calling thread's current one */
@@ -185,10 +186,10 @@ ZERO1_API zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_conf
                                               int64_t param_count, zero1_optimizer **optimizer);
 
 /** Frees *optimizer and clears it; NULL and a pointer to NULL are fine. Every rank destroys, in any
- *  order (on CUDA, where ranks map each other's memory, together: each waits for the others, for the
- *  timeout at most): a peer that still waits for this rank gets ZERO1_ERR_PEER, or ZERO1_ERR_ABORTED where
- *  this rank was in the middle of a step; between nodes it may take the timeout. Pointers into the
- *  buffers end. Not collective. */
+ *  order (on CUDA, where ranks map each other's memory, together: each waits for the others, for
+ * the timeout at most): a peer that still waits for this rank gets ZERO1_ERR_PEER, or
+ * ZERO1_ERR_ABORTED where this rank was in the middle of a step; between nodes it may take the
+ * timeout. Pointers into the buffers end. Not collective. */
 ZERO1_API void zero1_optimizer_destroy(zero1_optimizer **optimizer);
 
 /** Text of the last failure on this handle. Never NULL; valid until the next call. Not
@@ -207,8 +208,8 @@ ZERO1_API zero1_status zero1_optimizer_find(zero1_optimizer *optimizer, const ch
                                             int64_t *index);
 
 /** Where parameter `index` lives, in memory of config.device: [numel] of param_dtype, contiguous,
- *  1024 bytes aligned at fp32 and 512 at bf16. Owned by the optimizer; constant for its life. Not collective.
- *  ZERO1_ERR_INVALID: no such parameter. */
+ *  1024 bytes aligned at fp32 and 512 at bf16. Owned by the optimizer; constant for its life. Not
+ * collective. ZERO1_ERR_INVALID: no such parameter. */
 ZERO1_API zero1_status zero1_optimizer_param(zero1_optimizer *optimizer, int64_t index,
                                              void **param);
 
@@ -292,8 +293,9 @@ ZERO1_API zero1_status zero1_optimizer_step(zero1_optimizer *optimizer);
  *  step, ending with wait_params on the stream that is captured; nothing runs meanwhile. What stays
  *  as it was at the capture: which gradients were absent, and whether the step has one pass or two.
  *  Collective; asynchronous.
- *  ZERO1_ERR_STATE: no step has been captured, or gradients are on their way. ZERO1_ERR_UNSUPPORTED:
- *  the host has no graphs. ZERO1_ERR_INVALID: no such stream. Errors of earlier steps as step. */
+ *  ZERO1_ERR_STATE: no step has been captured, or gradients are on their way.
+ * ZERO1_ERR_UNSUPPORTED: the host has no graphs. ZERO1_ERR_INVALID: no such stream. Errors of
+ * earlier steps as step. */
 ZERO1_API zero1_status zero1_optimizer_replay(zero1_optimizer *optimizer, void *stream);
 
 /** Gives up the gradients since the last step, reduced or not, without an update; count and state
