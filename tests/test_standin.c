@@ -11,18 +11,16 @@
 #include "check.h"
 #include "standin.h"
 
-static void check_cuda(const char *file, int line, const char *call,
-                       cudaError_t error, cudaError_t expected) {
-  if (error == expected)
-    return;
+static void check_cuda(const char *file, int line, const char *call, cudaError_t error,
+                       cudaError_t expected) {
+  if (error == expected) return;
   check__place(file, line);
   fprintf(stderr, "%s gave %s, not %s\n", call, cudaGetErrorName(error),
           cudaGetErrorName(expected));
   check__exit(1);
 }
 
-#define CHECK_CUDA(call, expected)                                             \
-  check_cuda(__FILE__, __LINE__, #call, (call), (expected))
+#define CHECK_CUDA(call, expected) check_cuda(__FILE__, __LINE__, #call, (call), (expected))
 #define DO(call) CHECK_CUDA(call, cudaSuccess)
 
 /* ---- kernels ---- */
@@ -51,8 +49,7 @@ typedef struct gate_args {
 
 static void gate_run(void *args) {
   const gate_args *gate = args;
-  while (atomic_load_explicit(gate->gate, memory_order_acquire) < gate->open)
-    sched_yield();
+  while (atomic_load_explicit(gate->gate, memory_order_acquire) < gate->open) sched_yield();
 }
 
 static void hold(cudaStream_t stream, _Atomic int *gate, int open) {
@@ -88,8 +85,7 @@ static int64_t *cell_create(void) {
 static void a_stream_runs_in_order(void) {
   int64_t *cell = cell_create();
   cudaStream_t stream = stream_create();
-  for (int64_t i = 1; i < 8; ++i)
-    append(stream, cell, i);
+  for (int64_t i = 1; i < 8; ++i) append(stream, cell, i);
   DO(cudaStreamSynchronize(stream));
   CHECK_EQ(*cell, 1234567);
   DO(cudaStreamDestroy(stream));
@@ -183,10 +179,8 @@ static void events_are_recorded_again_and_again(void) {
   for (int i = 0; i < 400; ++i) {
     const int turn = i % 2;
     DO(cudaStreamWaitEvent(streams[turn], events[!turn], 0));
-    if (i % 100 == 0)
-      DO(cudaMemsetAsync(cell, 0, sizeof *cell, streams[turn]));
-    if (i % 100 < 8)
-      append(streams[turn], cell, i % 100 + 1);
+    if (i % 100 == 0) DO(cudaMemsetAsync(cell, 0, sizeof *cell, streams[turn]));
+    if (i % 100 < 8) append(streams[turn], cell, i % 100 + 1);
     DO(cudaEventRecord(events[turn], streams[turn]));
   }
   DO(cudaEventSynchronize(events[1]));
@@ -249,8 +243,7 @@ static void memory_is_poisoned_bounded_and_counted(void) {
   DO(cudaMemGetInfo(&free_after, &total));
   CHECK_EQ(free_before - free_after, 5000);
   CHECK_EQ((uintptr_t)memory % 4096, 0);
-  for (int i = 0; i < 5000; ++i)
-    CHECK_EQ(memory[i], 0xab);
+  for (int i = 0; i < 5000; ++i) CHECK_EQ(memory[i], 0xab);
   CHECK_CUDA(cudaMemset(memory + 1, 0, 5000), cudaErrorInvalidValue);
   DO(cudaPointerGetAttributes(&attributes, memory + 4999));
   CHECK_EQ(attributes.type, cudaMemoryTypeDevice);
@@ -260,8 +253,7 @@ static void memory_is_poisoned_bounded_and_counted(void) {
   DO(cudaFree(memory));
   CHECK_EQ(standin_live_objects().device_memories, before.device_memories);
   CHECK_CUDA(cudaFree(memory), cudaErrorInvalidValue);
-  CHECK_CUDA(cudaMalloc((void **)&memory, total + 1),
-             cudaErrorMemoryAllocation);
+  CHECK_CUDA(cudaMalloc((void **)&memory, total + 1), cudaErrorMemoryAllocation);
   CHECK_CUDA(cudaGetLastError(), cudaErrorMemoryAllocation);
   CHECK_CUDA(cudaGetLastError(), cudaSuccess);
 }
@@ -331,8 +323,7 @@ static void a_capture_is_replayed(void) {
   const uint64_t before = standin_launch_count();
   append(origin, cell, 9);
   DO(cudaGraphLaunch(exec, origin));
-  DO(cudaGraphLaunch(exec,
-                     joined)); /* launches of one graph follow one another */
+  DO(cudaGraphLaunch(exec, joined)); /* launches of one graph follow one another */
   append(joined, cell, 8);
   DO(cudaStreamSynchronize(joined));
   CHECK_EQ(*cell, 91231238);
@@ -356,8 +347,7 @@ static void branches_of_a_graph_are_parallel(void) {
   DO(cudaEventRecord(fork, origin));
   DO(cudaStreamWaitEvent(joined, fork, 0));
   hold(origin, &gate, 1);
-  DO(cudaMemcpyAsync(&gate, &(int){1}, 0, cudaMemcpyDefault,
-                     joined)); /* no bytes, no node */
+  DO(cudaMemcpyAsync(&gate, &(int){1}, 0, cudaMemcpyDefault, joined)); /* no bytes, no node */
   DO(cudaEventRecordWithFlags(fork, joined, cudaEventRecordExternal));
   DO(cudaEventRecord(join, joined));
   DO(cudaStreamWaitEvent(origin, join, 0));
@@ -389,10 +379,8 @@ static void what_a_capture_refuses(void) {
   DO(cudaEventRecord(outside, joined));
 
   DO(cudaStreamBeginCapture(origin, cudaStreamCaptureModeGlobal));
-  CHECK_CUDA(cudaStreamWaitEvent(origin, outside, 0),
-             cudaErrorStreamCaptureIsolation);
-  CHECK_CUDA(cudaEventRecord(inside, origin),
-             cudaErrorStreamCaptureInvalidated);
+  CHECK_CUDA(cudaStreamWaitEvent(origin, outside, 0), cudaErrorStreamCaptureIsolation);
+  CHECK_CUDA(cudaEventRecord(inside, origin), cudaErrorStreamCaptureInvalidated);
   expect_end(origin, cudaErrorStreamCaptureInvalidated);
 
   DO(cudaStreamBeginCapture(origin, cudaStreamCaptureModeGlobal));
@@ -432,10 +420,8 @@ static void child_of(int from_parent, int to_parent) {
   _Atomic int *flags, *again;
   char dead;
   CHECK(read(from_parent, &handle, sizeof handle) == sizeof handle);
-  DO(cudaIpcOpenMemHandle((void **)&flags, handle,
-                          cudaIpcMemLazyEnablePeerAccess));
-  DO(cudaIpcOpenMemHandle((void **)&again, handle,
-                          cudaIpcMemLazyEnablePeerAccess));
+  DO(cudaIpcOpenMemHandle((void **)&flags, handle, cudaIpcMemLazyEnablePeerAccess));
+  DO(cudaIpcOpenMemHandle((void **)&again, handle, cudaIpcMemLazyEnablePeerAccess));
   CHECK(flags == again);
   DO(cudaIpcCloseMemHandle(again));
   hold(NULL, &flags[0], 1);
@@ -445,14 +431,12 @@ static void child_of(int from_parent, int to_parent) {
   CHECK_EQ(standin_live_objects().ipc_mappings, 0);
   CHECK(write(to_parent, "x", 1) == 1);
   CHECK(read(from_parent, &dead, 1) == 1); /* the parent has freed it */
-  CHECK_CUDA(cudaIpcOpenMemHandle((void **)&flags, handle,
-                                  cudaIpcMemLazyEnablePeerAccess),
+  CHECK_CUDA(cudaIpcOpenMemHandle((void **)&flags, handle, cudaIpcMemLazyEnablePeerAccess),
              cudaErrorMapBufferObjectFailed);
   check__exit(0);
 }
 
-static void a_handle_opens_in_another_process(int from_child, int to_child,
-                                              pid_t child) {
+static void a_handle_opens_in_another_process(int from_child, int to_child, pid_t child) {
   cudaIpcMemHandle_t handle;
   _Atomic int *flags;
   void *mapped, *unshared;
@@ -462,9 +446,8 @@ static void a_handle_opens_in_another_process(int from_child, int to_child,
   DO(cudaMemset(flags, 0, 2 * sizeof *flags));
   DO(cudaDeviceSynchronize());
   DO(cudaIpcGetMemHandle(&handle, flags));
-  CHECK_CUDA(
-      cudaIpcOpenMemHandle(&mapped, handle, cudaIpcMemLazyEnablePeerAccess),
-      cudaErrorDeviceUninitialized);
+  CHECK_CUDA(cudaIpcOpenMemHandle(&mapped, handle, cudaIpcMemLazyEnablePeerAccess),
+             cudaErrorDeviceUninitialized);
   CHECK(write(to_child, &handle, sizeof handle) == sizeof handle);
   open_gate(&flags[0], 1);
   hold(NULL, &flags[1], 2);
@@ -484,8 +467,7 @@ static void a_child_of_fork_has_no_device(void) {
   DO(cudaDeviceSynchronize());
   const pid_t child = fork();
   CHECK(child >= 0);
-  if (!child)
-    _exit(cudaDeviceSynchronize() != cudaErrorInitializationError);
+  if (!child) _exit(cudaDeviceSynchronize() != cudaErrorInitializationError);
   CHECK(waitpid(child, &result, 0) == child);
   CHECK_EQ(result, 0);
 }
@@ -536,8 +518,7 @@ int main(void) {
   CHECK(!pipe(to_child) && !pipe(from_child));
   const pid_t child = fork(); /* before there are threads */
   CHECK(child >= 0);
-  if (!child)
-    child_of(to_child[0], from_child[1]);
+  if (!child) child_of(to_child[0], from_child[1]);
   a_handle_opens_in_another_process(from_child[0], to_child[1], child);
   run_all();
   setenv("ZERO1_STANDIN_DELAY_US", "200", 1);
