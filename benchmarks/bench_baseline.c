@@ -115,11 +115,15 @@ static void run_part(void *context, int32_t thread, int32_t threads) {
   }
 }
 
+static zero1__sources one_source(const void *const *source, zero1__dtype dtype) {
+  return (zero1__sources){.contributions = source, .count = 1, .group = 1, .dtype = dtype};
+}
+
 static void widen(bench_baseline *baseline) {
   const void *const source = baseline->narrow;
   const zero1__reduce_job job = {.layout = &baseline->layout,
                                  .blocks = {0, baseline->layout.trainable_blocks},
-                                 .sources = {&source, 1, 1, 0, ZERO1_DTYPE_BF16},
+                                 .sources = one_source(&source, ZERO1_DTYPE_BF16),
                                  .out = baseline->grads,
                                  .stats = baseline->stats};
   kernel_run run = {baseline, &job, NULL};
@@ -132,7 +136,7 @@ static float agree_on_factor(bench_baseline *baseline) {
   const void *const source = baseline->grad_shard;
   const zero1__reduce_job job = {.layout = &baseline->layout,
                                  .blocks = baseline->shard,
-                                 .sources = {&source, 1, 1, 0, ZERO1_DTYPE_FP32},
+                                 .sources = one_source(&source, ZERO1_DTYPE_FP32),
                                  .stats = baseline->stats};
   kernel_run run = {baseline, &job, NULL};
   double mine = 0, squares;
@@ -153,7 +157,7 @@ static void update(bench_baseline *baseline, float factor) {
   const zero1__update_job job = {
       .layout = &baseline->layout,
       .blocks = baseline->shard,
-      .sources = {&source, 1, 1, 0, ZERO1_DTYPE_FP32},
+      .sources = one_source(&source, ZERO1_DTYPE_FP32),
       .verdict = &verdict,
       .groups = &scalars,
       .master_param = baseline->master_param,

@@ -26,6 +26,4 @@ bool bench_options_parse(bench_options *options, int argc, char **argv, char *er
 
 void bench_options_help(FILE *out);
 
-const char *bench_dtype_name(int64_t dtype);
-
 #endif

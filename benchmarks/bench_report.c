@@ -3,6 +3,9 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "bench_arguments.h"
+#include "bench_json.h"
+
 double bench_report_bytes(const bench_report *report) {
   return (double)report->options->numel * report->bytes_per_param;
 }
@@ -57,115 +60,70 @@ void bench_report_table(const bench_report *report, FILE *out) {
 
 /* ---- JSON ---- */
 
-typedef struct json {
-  FILE *out;
-  const char *between; /* goes before the next key */
-} json;
-
-static void json_key(json *object, const char *key) {
-  fprintf(object->out, "%s\n  \"%s\": ", object->between, key);
-  object->between = ",";
-}
-
-static void json_text(json *object, const char *key, const char *text) {
-  json_key(object, key);
-  fputc('"', object->out);
-  for (; *text; ++text) {
-    if (*text == '"' || *text == '\\') fputc('\\', object->out);
-    if ((unsigned char)*text >= ' ') fputc(*text, object->out);
-  }
-  fputc('"', object->out);
-}
-
-static void json_whole(json *object, const char *key, int64_t value) {
-  json_key(object, key);
-  fprintf(object->out, "%" PRId64, value);
-}
-
-/* JSON has no NaN. */
-static void json_real(json *object, const char *key, double value) {
-  json_key(object, key);
-  if (isfinite(value))
-    fprintf(object->out, "%.6g", value);
-  else
-    fputs("null", object->out);
-}
-
-/* KEY is the median; KEY_q1 and KEY_q3 stand beside it. */
-static void json_spread(json *object, const char *key, bench_quartiles of) {
-  char name[64];
-  json_real(object, key, of.median);
-  snprintf(name, sizeof name, "%s_q1", key);
-  json_real(object, name, of.q1);
-  snprintf(name, sizeof name, "%s_q3", key);
-  json_real(object, name, of.q3);
-}
-
-static void json_case(json *object, const bench_report *report) {
+static void json_case(bench_json *object, const bench_report *report) {
   const bench_options *options = report->options;
-  json_whole(object, "world_size", report->world_size);
-  json_whole(object, "ranks_per_node", report->ranks_per_node);
-  json_text(object, "backend", report->backend);
-  json_text(object, "isa", report->isa);
-  json_whole(object, "threads", report->threads);
-  json_whole(object, "numel", options->numel);
-  json_whole(object, "tensors", options->tensors);
-  json_text(object, "param_dtype", bench_dtype_name(options->param_dtype));
-  json_text(object, "grad_dtype", bench_dtype_name(options->grad_dtype));
-  json_real(object, "clip", options->clip);
-  json_whole(object, "passes", report->two_passes ? 2 : 1);
-  json_whole(object, "bucket_numel", report->bucket_numel);
-  json_whole(object, "share_params", options->share_params);
-  json_whole(object, "overlap", options->overlap);
-  json_whole(object, "steps", options->steps);
-  json_whole(object, "warmup", options->warmup);
+  bench_json_whole(object, "world_size", report->world_size);
+  bench_json_whole(object, "ranks_per_node", report->ranks_per_node);
+  bench_json_text(object, "backend", report->backend);
+  bench_json_text(object, "isa", report->isa);
+  bench_json_whole(object, "threads", report->threads);
+  bench_json_whole(object, "numel", options->numel);
+  bench_json_whole(object, "tensors", options->tensors);
+  bench_json_text(object, "param_dtype", bench_dtype_name(options->param_dtype));
+  bench_json_text(object, "grad_dtype", bench_dtype_name(options->grad_dtype));
+  bench_json_real(object, "clip", options->clip);
+  bench_json_whole(object, "passes", report->two_passes ? 2 : 1);
+  bench_json_whole(object, "bucket_numel", report->bucket_numel);
+  bench_json_whole(object, "share_params", options->share_params);
+  bench_json_whole(object, "overlap", options->overlap);
+  bench_json_whole(object, "steps", options->steps);
+  bench_json_whole(object, "warmup", options->warmup);
 }
 
-static void json_times(json *object, const bench_report *report) {
-  json_spread(object, "step_ms", report->step_ms);
-  json_real(object, "ready_ms", report->ready_ms);
-  json_real(object, "exchange_ms", report->exchange_ms);
-  json_real(object, "reduce_ms", report->reduce_ms);
-  json_real(object, "agree_ms", report->agree_ms);
-  json_real(object, "update_ms", report->update_ms);
-  json_real(object, "gather_ms", report->gather_ms);
-  json_real(object, "bytes_per_param", report->bytes_per_param);
-  json_key(object, "bytes_moved");
-  fprintf(object->out, "%.0f", bench_report_bytes(report));
-  json_real(object, "achieved_gbps", gbps(report, report->step_ms.median));
-  json_real(object, "limit_gbps", gbps(report, report->limit_ms.median));
-  json_spread(object, "limit_ms", report->limit_ms);
-  json_spread(object, "ratio_to_limit", report->ratio_to_limit);
-  json_text(object, "limit_way", report->limit_way);
-  json_spread(object, "mpi_baseline_ms", report->mpi_baseline_ms);
-  json_real(object, "mpi_reduce_ms", report->mpi_reduce_ms);
-  json_real(object, "mpi_update_ms", report->mpi_update_ms);
-  json_real(object, "mpi_gather_ms", report->mpi_gather_ms);
-  json_spread(object, "speedup_vs_mpi", report->speedup_vs_mpi);
-  json_real(object, "create_ms", report->create_ms);
-  json_whole(object, "memory_bytes", (int64_t)report->memory_bytes);
-  json_whole(object, "padding_bytes", (int64_t)report->padding_bytes);
+static void json_times(bench_json *object, const bench_report *report) {
+  bench_json_spread(object, "step_ms", report->step_ms);
+  bench_json_real(object, "ready_ms", report->ready_ms);
+  bench_json_real(object, "exchange_ms", report->exchange_ms);
+  bench_json_real(object, "reduce_ms", report->reduce_ms);
+  bench_json_real(object, "agree_ms", report->agree_ms);
+  bench_json_real(object, "update_ms", report->update_ms);
+  bench_json_real(object, "gather_ms", report->gather_ms);
+  bench_json_real(object, "bytes_per_param", report->bytes_per_param);
+  bench_json_whole(object, "bytes_moved", (int64_t)bench_report_bytes(report));
+  bench_json_real(object, "achieved_gbps", gbps(report, report->step_ms.median));
+  bench_json_real(object, "limit_gbps", gbps(report, report->limit_ms.median));
+  bench_json_spread(object, "limit_ms", report->limit_ms);
+  bench_json_spread(object, "ratio_to_limit", report->ratio_to_limit);
+  bench_json_text(object, "limit_way", report->limit_way);
+  bench_json_spread(object, "mpi_baseline_ms", report->mpi_baseline_ms);
+  bench_json_real(object, "mpi_reduce_ms", report->mpi_reduce_ms);
+  bench_json_real(object, "mpi_update_ms", report->mpi_update_ms);
+  bench_json_real(object, "mpi_gather_ms", report->mpi_gather_ms);
+  bench_json_spread(object, "speedup_vs_mpi", report->speedup_vs_mpi);
+  bench_json_real(object, "create_ms", report->create_ms);
+  bench_json_whole(object, "memory_bytes", (int64_t)report->memory_bytes);
+  bench_json_whole(object, "padding_bytes", (int64_t)report->padding_bytes);
 }
 
-static void json_machine(json *object, const bench_machine *machine) {
-  json_text(object, "cpu", machine->cpu);
-  json_whole(object, "cores", machine->cores);
-  json_real(object, "memory_gib", machine->memory_gib);
-  json_text(object, "kernel", machine->kernel);
-  json_text(object, "compiler", machine->compiler);
-  json_text(object, "mpi", machine->mpi);
-  json_text(object, "huge_pages", machine->huge_pages);
-  json_text(object, "shared_huge_pages", machine->shared_huge_pages);
+static void json_machine(bench_json *object, const bench_machine *machine) {
+  bench_json_text(object, "cpu", machine->cpu);
+  bench_json_whole(object, "cores", machine->cores);
+  bench_json_real(object, "memory_gib", machine->memory_gib);
+  bench_json_text(object, "kernel", machine->kernel);
+  bench_json_text(object, "compiler", machine->compiler);
+  bench_json_text(object, "mpi", machine->mpi);
+  bench_json_text(object, "huge_pages", machine->huge_pages);
+  bench_json_text(object, "shared_huge_pages", machine->shared_huge_pages);
 }
 
 bool bench_report_json(const bench_report *report, const char *path) {
   FILE *out = fopen(path, "w");
   if (!out) return false;
-  json object = {out, "{"};
+  bench_json object = bench_json_begin(out);
   json_case(&object, report);
   json_times(&object, report);
   json_machine(&object, &report->machine);
-  fputs("\n}\n", out);
+  bench_json_end(&object);
   const bool good = !ferror(out);
   return fclose(out) == 0 && good;
 }

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench_world.h"
+#include "bench_require.h"
 
 static int ascending(const void *left, const void *right) {
   const double a = *(const double *)left, b = *(const double *)right;
