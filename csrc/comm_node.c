@@ -172,24 +172,23 @@ static void node_destroy(zero1_comm *comm) {
   free(comm);
 }
 
-#define NODE_OPS(label)                                                                  \
-  {                                                                                      \
-    .name = label, .destroy = node_destroy, .lane_open = node_lane_open,                 \
-    .lane_close = node_lane_close, .lane_all_gather = node_lane_all_gather,              \
-    .lane_abort = node_lane_abort, .device_lane_open = zero1__node_device_lane_open,     \
-    .device_lane_close = zero1__node_device_lane_close,                                  \
-    .device_lane_gather = zero1__node_device_lane_gather,                                \
-    .channel_open = node_channel_open,                                                   \
-    .channel_close = node_channel_close, .offer = node_offer, .arrive = node_arrive,     \
-    .publish = node_publish, .all_gather = node_all_gather, .broadcast = node_broadcast, \
-    .abort = node_abort                                                                  \
+#define NODE_OPS(label)                                                                      \
+  {                                                                                          \
+    .name = label, .destroy = node_destroy, .lane_open = node_lane_open,                     \
+    .lane_close = node_lane_close, .lane_all_gather = node_lane_all_gather,                  \
+    .lane_abort = node_lane_abort, .device_lane_open = zero1__node_device_lane_open,         \
+    .device_lane_close = zero1__node_device_lane_close,                                      \
+    .device_lane_gather = zero1__node_device_lane_gather, .channel_open = node_channel_open, \
+    .channel_close = node_channel_close, .offer = node_offer, .arrive = node_arrive,         \
+    .publish = node_publish, .all_gather = node_all_gather, .broadcast = node_broadcast,     \
+    .abort = node_abort                                                                      \
   }
 
 static const zero1__comm_ops node_ops = NODE_OPS("node");
 static const zero1__comm_ops threads_ops = NODE_OPS("threads");
 
 static zero1__node_comm *comm_alloc(const zero1__comm_ops *ops, int32_t rank, int32_t world_size,
-                             double timeout_seconds) {
+                                    double timeout_seconds) {
   zero1__node_comm *comm = calloc(1, sizeof *comm);
   if (!comm) return NULL;
   comm->base.ops = ops;

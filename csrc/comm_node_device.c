@@ -1,7 +1,7 @@
-/* Ranks whose devices see each other's memory: reduce reads the peers' gradients where they are, and
- * owners' new parameters are pulled from them. The ranks hand over through flags in memory of the
- * device, which kernels post and await: each rank has an inbox with a row of flags per peer, which
- * that peer alone writes.
+/* Ranks whose devices see each other's memory: reduce reads the peers' gradients where they are,
+ * and owners' new parameters are pulled from them. The ranks hand over through flags in memory of
+ * the device, which kernels post and await: each rank has an inbox with a row of flags per peer,
+ * which that peer alone writes.
  *
  *   inbox [size][flag_count], flag_count = 2 * bucket_count + 1:
  *     grads_ready [bucket_count]
@@ -10,10 +10,10 @@
  *
  * A kernel that waits cannot see that a peer has died, aborted or left: a lookout of the channel
  * does, and lets the device give up. A peer that has left (its optimizer is being destroyed) is
- * fine as long as nothing is expected from it. That ends when this rank offers a bucket, or gathers,
- * after the peer left; or when it is in a step, by the epoch in its device's memory, that the peer
- * had not come to when it left. What is left over - both are in one step, and made different calls
- * in it - ends with the kernels' own timeout. */
+ * fine as long as nothing is expected from it. That ends when this rank offers a bucket, or
+ * gathers, after the peer left; or when it is in a step, by the epoch in its device's memory, that
+ * the peer had not come to when it left. What is left over - both are in one step, and made
+ * different calls in it - ends with the kernels' own timeout. */
 #include "comm_node_device.h"
 
 #include <stdatomic.h>
@@ -23,13 +23,8 @@
 #include "lookout.h"
 #include "peer_memory.h"
 
-/* After a failure, the peers have been told to give up: what they read of this rank's memory now,
- * they have done with in a moment. */
-#define PARTING_NS ((int64_t)1000000000)
-
-static int64_t patience_ns(double timeout_seconds, int failed) {
-  const int64_t timeout_ns = zero1__seconds_ns(timeout_seconds);
-  return failed && timeout_ns > PARTING_NS ? PARTING_NS : timeout_ns;
+static size_t table_bytes(const zero1_comm *comm) {
+  return zero1__peer_memory_table_bytes(comm->world_size);
 }
 
 /* ---- channels ---- */
@@ -41,7 +36,7 @@ typedef struct device_channel {
   zero1__peer_memory memory;
   int64_t flag_count;
   void *flags, *params; /* tables in memory of the device */
-  size_t table_bytes;   /* of each */
+  void *seen; /* uint32_t [flag_count] of the host: this rank's own row, for its lookout */
   zero1__lookout *lookout;
   atomic_int offered; /* from now on, kernels may wait */
 } device_channel;
@@ -55,11 +50,19 @@ static int is_alone(const device_channel *self) {
   return self->base.comm->world_size == 1;
 }
 
-/* The epoch that this rank's device has come to. */
+static size_t row_bytes(const device_channel *self) {
+  return (size_t)self->flag_count * sizeof(uint32_t);
+}
+
+/* The last step that kernels of this rank have come to: whatever they wait for, they have offered a
+ * bucket before. */
 static uint32_t epoch_of(const device_channel *self) {
-  zero1__device *device = self->base.config.device;
+  const uint32_t *seen = self->seen;
   uint32_t epoch = 0;
-  device->ops->transfer(device, &epoch, &self->base.config.step->epoch, sizeof epoch);
+  for (int64_t bucket = 0; bucket < self->base.config.layout->bucket_count; ++bucket) {
+    const uint32_t offered = __atomic_load_n(&seen[bucket], __ATOMIC_ACQUIRE);
+    if (!bucket || (int32_t)(offered - epoch) > 0) epoch = offered;
+  }
   return epoch;
 }
 
@@ -81,11 +84,11 @@ static void device_channel_close(zero1__channel *channel) {
   device_channel *self = self_of(channel);
   zero1__device *device = channel->config.device;
   zero1__lookout_stop(self->lookout);
-  const int failed = zero1__channel_failure(channel, NULL) != ZERO1_OK;
-  if (self->memory.node) zero1__peer_memory_leave(&self->memory, epoch_of(self));
-  zero1__peer_memory_close(&self->memory, patience_ns(channel->config.timeout_seconds, failed));
-  device->ops->memory_free(device, self->flags, self->table_bytes);
-  device->ops->memory_free(device, self->params, self->table_bytes);
+  if (self->seen) zero1__peer_memory_leave(&self->memory, epoch_of(self));
+  zero1__peer_memory_close(&self->memory);
+  device->ops->memory_free(device, self->flags, table_bytes(channel->comm));
+  device->ops->memory_free(device, self->params, table_bytes(channel->comm));
+  device->ops->pinned_free(device, self->seen, row_bytes(self));
   zero1__channel_end(channel);
   free(self);
 }
@@ -117,17 +120,19 @@ static void describe(device_channel *self) {
   channel->params_bytes = self->memory.config.bytes[PARAMS];
   channel->grads_bytes = self->memory.config.bytes[GRADS];
   channel->workspace_bytes += self->memory.config.bytes[INBOX] +
-                              zero1__peer_memory_workspace(&self->memory) + 2 * self->table_bytes;
+                              zero1__peer_memory_workspace(&self->memory) + row_bytes(self) +
+                              2 * table_bytes(channel->comm);
 }
 
 /* What this rank does by itself once the peers' memory is there. */
 static zero1_status furnish(device_channel *self, zero1__error *error) {
-  const size_t row = (size_t)self->base.comm->rank * (size_t)self->flag_count * sizeof(uint32_t);
-  zero1_status status = zero1__peer_memory_table(&self->memory, INBOX, row, &self->flags,
-                                                 &self->table_bytes, error);
+  zero1__device *device = self->base.config.device;
+  const size_t row = (size_t)self->base.comm->rank * row_bytes(self);
+  zero1_status status = device->ops->pinned_alloc(device, row_bytes(self), &self->seen, error);
   if (!status)
-    status = zero1__peer_memory_table(&self->memory, PARAMS, 0, &self->params, &self->table_bytes,
-                                      error);
+    status = zero1__peer_memory_table(&self->memory, INBOX, row, self->seen, &self->flags, error);
+  if (!status)
+    status = zero1__peer_memory_table(&self->memory, PARAMS, 0, NULL, &self->params, error);
   if (status) return status;
   describe(self);
   point_to_peers(self);
@@ -144,7 +149,7 @@ static void post(device_channel *self, int64_t flag, int32_t skippable) {
   const zero1__post_job job = {.step = self->base.config.step,
                                .flags = self->flags,
                                .offset = flag,
-                               .count = self->base.comm->world_size,
+                               .count = self->base.comm->world_size + 1, /* and `seen` */
                                .skippable = skippable};
   if (is_alone(self)) return;
   device->ops->post(device, self->base.stream, &job);
@@ -152,15 +157,13 @@ static void post(device_channel *self, int64_t flag, int32_t skippable) {
 
 static void await(device_channel *self, int64_t flag, int32_t skippable) {
   zero1__device *device = self->base.config.device;
-  const uint32_t *inbox =
-      zero1__peer_memory_at(&self->memory, INBOX, self->base.comm->rank);
-  const zero1__await_job job = {
-      .step = self->base.config.step,
-      .flags = inbox + flag,
-      .stride = self->flag_count,
-      .count = self->base.comm->world_size,
-      .skippable = skippable,
-      .timeout_ns = zero1__seconds_ns(self->base.config.timeout_seconds)};
+  const uint32_t *inbox = zero1__peer_memory_at(&self->memory, INBOX, self->base.comm->rank);
+  const zero1__await_job job = {.step = self->base.config.step,
+                                .flags = inbox + flag,
+                                .stride = self->flag_count,
+                                .count = self->base.comm->world_size,
+                                .skippable = skippable,
+                                .timeout_ns = zero1__seconds_ns(self->base.config.timeout_seconds)};
   if (is_alone(self)) return;
   device->ops->await(device, self->base.stream, &job);
 }
@@ -272,9 +275,9 @@ zero1_status zero1__node_device_channel_open(zero1_comm *comm, const zero1__chan
       .timeout_seconds = config->timeout_seconds};
   *out = NULL;
   device_channel *self = calloc(1, sizeof *self);
-  zero1_status status = self ? zero1__channel_begin(&self->base, comm, config, whole,
-                                                    comm->world_size, 0, 0, error)
-                             : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a channel");
+  zero1_status status =
+      self ? zero1__channel_begin(&self->base, comm, config, whole, comm->world_size, 0, 0, error)
+           : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a channel");
   status = zero1__lane_agree(comm->lane, status, error);
   if (!status) {
     self->flag_count = flag_count;
@@ -296,8 +299,7 @@ typedef struct device_lane {
   zero1__device_lane base;
   zero1__peer_memory mailboxes; /* one part */
   void *table;                  /* of them, in memory of the device */
-  size_t table_bytes;
-  void *sequence; /* uint32_t in memory of the device */
+  void *sequence;               /* uint32_t in memory of the device */
   int64_t timeout_ns;
 } device_lane;
 
@@ -305,11 +307,24 @@ static size_t all_bytes(const zero1__device_lane *lane) {
   return lane->bytes * (size_t)lane->comm->world_size;
 }
 
+/* A step that was lost is the last one: nobody is to wait long for a rank that may not know yet. */
+static void part_early_if_lost(device_lane *self) {
+  zero1__device *device = self->base.device;
+  int32_t is_lost = 0;
+  zero1__error why;
+  device->ops->transfer(device, &is_lost, &self->base.step->lost, sizeof is_lost);
+  if (!is_lost) return;
+  zero1__error_clear(&why);
+  zero1__fail(&why, ZERO1_ERR_ABORTED, "aborted");
+  zero1__node_abort(self->mailboxes.node, &why);
+}
+
 void zero1__node_device_lane_close(zero1__device_lane *lane) {
   device_lane *self = (device_lane *)lane;
   zero1__device *device = lane->device;
-  zero1__peer_memory_close(&self->mailboxes, self->timeout_ns);
-  device->ops->memory_free(device, self->table, self->table_bytes);
+  if (self->mailboxes.node) part_early_if_lost(self);
+  zero1__peer_memory_close(&self->mailboxes);
+  device->ops->memory_free(device, self->table, table_bytes(lane->comm));
   device->ops->memory_free(device, self->sequence, sizeof(uint32_t));
   device->ops->memory_free(device, lane->mine, lane->bytes);
   device->ops->memory_free(device, lane->all, all_bytes(lane));
@@ -319,10 +334,8 @@ void zero1__node_device_lane_close(zero1__device_lane *lane) {
 static zero1_status furnish_lane(device_lane *self, zero1__error *error) {
   zero1__device_lane *lane = &self->base;
   zero1__device *device = lane->device;
-  zero1_status status =
-      zero1__peer_memory_table(&self->mailboxes, 0, 0, &self->table, &self->table_bytes, error);
-  if (!status)
-    status = device->ops->memory_alloc(device, sizeof(uint32_t), &self->sequence, error);
+  zero1_status status = zero1__peer_memory_table(&self->mailboxes, 0, 0, NULL, &self->table, error);
+  if (!status) status = device->ops->memory_alloc(device, sizeof(uint32_t), &self->sequence, error);
   if (!status) status = device->ops->memory_alloc(device, lane->bytes, &lane->mine, error);
   if (!status) status = device->ops->memory_alloc(device, all_bytes(lane), &lane->all, error);
   return status;
@@ -340,12 +353,11 @@ zero1_status zero1__node_device_lane_open(zero1_comm *comm, zero1__device *devic
       .timeout_seconds = timeout_seconds};
   *out = NULL;
   device_lane *self = calloc(1, sizeof *self);
-  zero1_status status = self ? ZERO1_OK
-                             : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a lane");
+  zero1_status status =
+      self ? ZERO1_OK : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a lane");
   status = zero1__lane_agree(comm->lane, status, error);
   if (!status) {
-    self->base = (zero1__device_lane){
-        .comm = comm, .device = device, .step = step, .bytes = bytes};
+    self->base = (zero1__device_lane){.comm = comm, .device = device, .step = step, .bytes = bytes};
     self->timeout_ns = zero1__seconds_ns(timeout_seconds);
     status = zero1__peer_memory_open(comm->lane, &memory, &self->mailboxes, error);
   }

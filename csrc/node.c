@@ -12,6 +12,7 @@
 
 #define LANE_BYTES 1024
 #define REASON_BYTES 200
+#define PARTING_NS ((int64_t)1000000000)
 
 /* One writer, the rank itself; the peers read. Two slots for the lane: a rank can be one all-gather
  * ahead of a peer that still reads the last one, and no more, for it waits for that peer's next. */
@@ -153,13 +154,6 @@ int zero1__node_has_left(const zero1__node *node, int32_t peer) {
   return zero1__flag_reached(&station_of(node, peer)->closed, 1);
 }
 
-void zero1__node_part(zero1__node *node, int64_t flag, int64_t patience_ns) {
-  const int64_t end = zero1__now_ns() + patience_ns;
-  for (int32_t i = 0; i < node->shape.size; ++i)
-    while (!zero1__flag_wait(&station_of(node, i)->flags[flag], 1, ZERO1__LOOK_NS))
-      if (zero1__watch_is_dead(node->watch, i) || zero1__now_ns() >= end) break;
-}
-
 void zero1__node_close(zero1__node *node) {
   if (!node) return;
   zero1__node_leave(node);
@@ -213,9 +207,9 @@ zero1_status zero1__node_look(const zero1__node *node, zero1__error *error) {
   const zero1_status status = aborted(node, error);
   if (status) return status;
   const int32_t dead = dead_peer(node);
-  return dead < 0 ? ZERO1_OK
-                  : zero1__fail(error, ZERO1_ERR_PEER, "rank %d died",
-                                node->shape.rank_begin + dead);
+  return dead < 0
+             ? ZERO1_OK
+             : zero1__fail(error, ZERO1_ERR_PEER, "rank %d died", node->shape.rank_begin + dead);
 }
 
 /* Why no more can come from a peer, or ZERO1_OK. */
@@ -259,6 +253,16 @@ static zero1_status wait_for(zero1__node *node, int32_t peer, zero1__flag *flag,
 zero1_status zero1__node_wait(zero1__node *node, int32_t peer, int64_t flag, uint32_t value,
                               const char *what, zero1__error *error) {
   return wait_for(node, peer, &station_of(node, peer)->flags[flag], value, what, error);
+}
+
+void zero1__node_part(zero1__node *node, int64_t flag) {
+  int64_t end = zero1__now_ns() + zero1__seconds_ns(node->timeout_seconds);
+  for (int32_t i = 0; i < node->shape.size; ++i)
+    while (!zero1__flag_wait(&station_of(node, i)->flags[flag], 1, ZERO1__LOOK_NS)) {
+      const int64_t now = zero1__now_ns();
+      if (zero1__node_look(node, NULL) && end > now + PARTING_NS) end = now + PARTING_NS;
+      if (zero1__watch_is_dead(node->watch, i) || now >= end) break;
+    }
 }
 
 /* ---- the lane ---- */

@@ -66,9 +66,9 @@ void zero1__node_close(zero1__node *node);
 void zero1__node_leave(zero1__node *node);
 int zero1__node_has_left(const zero1__node *node, int32_t peer);
 
-/** Waits until every peer has posted its flag, or has died, for at most patience_ns. Whether the
- *  node has been aborted makes no difference. */
-void zero1__node_part(zero1__node *node, int64_t flag, int64_t patience_ns);
+/** Waits until every peer has posted its flag, or has died, and no longer than the node's timeout;
+ *  once a peer has died or aborted, a moment only: the others have been told to let go. */
+void zero1__node_part(zero1__node *node, int64_t flag);
 
 /** Tells the peers to stop waiting: they get the status of `why`, and its text after this rank's
  *  number. The first call counts; callable from any thread. */

@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "clock.h"
-
 /* Of the node. */
 enum {
   LAST,     /* what a rank that closes had come to */
@@ -24,7 +22,8 @@ static zero1_status give(zero1__peer_memory *memory, int32_t own, zero1__error *
     if (!bytes) continue;
     zero1_status status = device->ops->memory_alloc(device, bytes, &memory->bases[at], error);
     if (!status)
-      status = device->ops->memory_share(device, memory->bases[at], bytes, &memory->keys[at], error);
+      status =
+          device->ops->memory_share(device, memory->bases[at], bytes, &memory->keys[at], error);
     if (status) return status;
   }
   return ZERO1_OK;
@@ -73,8 +72,8 @@ zero1_status zero1__peer_memory_open(zero1__lane *lane, const zero1__peer_memory
   memory->keys = calloc(count, sizeof *memory->keys);
   zero1_status status = memory->bases && memory->keys
                             ? ZERO1_OK
-                            : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a node of %d ranks",
-                                          config->shape.size);
+                            : zero1__fail(error, ZERO1_ERR_MEMORY,
+                                          "no memory for a node of %d ranks", config->shape.size);
   status = zero1__lane_agree(lane, status, error);
   if (!status)
     status = zero1__node_open(lane, &config->shape, config->watch, FLAGS, config->timeout_seconds,
@@ -91,8 +90,7 @@ static void unmap(zero1__peer_memory *memory, int32_t peer) {
   zero1__device *device = memory->config.device;
   for (int part = 0; part < ZERO1__PEER_PARTS; ++part) {
     const int32_t at = part * size_of(memory) + peer;
-    if (memory->bases[at])
-      device->ops->memory_unmap(device, &memory->keys[at], memory->bases[at]);
+    if (memory->bases[at]) device->ops->memory_unmap(device, &memory->keys[at], memory->bases[at]);
     memory->bases[at] = NULL;
   }
 }
@@ -113,12 +111,12 @@ static void free_own(zero1__peer_memory *memory) {
                              memory->config.bytes[part]);
 }
 
-void zero1__peer_memory_close(zero1__peer_memory *memory, int64_t patience_ns) {
+void zero1__peer_memory_close(zero1__peer_memory *memory) {
   if (memory->node) {
     zero1__node_leave(memory->node);
     unmap_peers(memory);
     zero1__node_post(memory->node, RELEASED, 1);
-    zero1__node_part(memory->node, RELEASED, patience_ns);
+    zero1__node_part(memory->node, RELEASED);
     free_own(memory);
     zero1__node_close(memory->node);
   }
@@ -155,18 +153,21 @@ zero1_status zero1__peer_memory_left_behind(const zero1__peer_memory *memory, ui
 /* ---- tables ---- */
 
 zero1_status zero1__peer_memory_table(const zero1__peer_memory *memory, int part, size_t offset,
-                                      void **table, size_t *table_bytes, zero1__error *error) {
+                                      void *last, void **table, zero1__error *error) {
   zero1__device *device = memory->config.device;
   const int32_t size = size_of(memory);
-  *table_bytes = (size_t)size * sizeof(void *);
-  void **addresses = calloc((size_t)size, sizeof *addresses);
-  zero1_status status = addresses ? device->ops->memory_alloc(device, *table_bytes, table, error)
+  const size_t bytes = zero1__peer_memory_table_bytes(size);
+  void **addresses = malloc(bytes);
+  zero1_status status = addresses ? device->ops->memory_alloc(device, bytes, table, error)
                                   : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a table");
-  for (int32_t peer = 0; peer < size && !status; ++peer) {
-    char *base = zero1__peer_memory_at(memory, part, peer);
-    addresses[peer] = base ? base + offset : NULL;
+  if (!status) {
+    for (int32_t peer = 0; peer < size; ++peer) {
+      char *base = zero1__peer_memory_at(memory, part, peer);
+      addresses[peer] = base ? base + offset : NULL;
+    }
+    addresses[size] = last;
+    device->ops->transfer(device, *table, addresses, bytes);
   }
-  if (!status) device->ops->transfer(device, *table, addresses, *table_bytes);
   free(addresses);
   return status;
 }

@@ -33,10 +33,9 @@ typedef struct zero1__peer_memory {
 zero1_status zero1__peer_memory_open(zero1__lane *lane, const zero1__peer_memory_config *config,
                                      zero1__peer_memory *memory, zero1__error *error);
 
-/** Ends this rank's use of its peers' memory, waits until they have ended theirs of its own, and
- *  frees it; a peer that has died is not waited for, and none for longer than patience_ns. The
- *  device is done with all of it. Collective. */
-void zero1__peer_memory_close(zero1__peer_memory *memory, int64_t patience_ns);
+/** Ends this rank's use of its peers' memory, waits until they have ended theirs of its own, as
+ *  zero1__node_part does, and frees it. The device is done with all of it. Collective. */
+void zero1__peer_memory_close(zero1__peer_memory *memory);
 
 /** A peer's part, as this rank sees it. */
 static inline void *zero1__peer_memory_at(const zero1__peer_memory *memory, int part,
@@ -59,9 +58,12 @@ void zero1__peer_memory_leave(zero1__peer_memory *memory, uint32_t last);
 zero1_status zero1__peer_memory_left_behind(const zero1__peer_memory *memory, uint32_t own,
                                             zero1__error *error);
 
-/** The peers whose memory this is, as a table in memory of the device: [size] addresses of `part`,
- *  `offset` bytes into it. Freed with the device's memory_free, *table_bytes. */
+/** A table in memory of the device: [size] addresses of the peers' `part`, `offset` bytes into it,
+ *  then `last`; of zero1__peer_memory_table_bytes. ZERO1_ERR_MEMORY, ZERO1_ERR_DEVICE. */
 zero1_status zero1__peer_memory_table(const zero1__peer_memory *memory, int part, size_t offset,
-                                      void **table, size_t *table_bytes, zero1__error *error);
+                                      void *last, void **table, zero1__error *error);
+static inline size_t zero1__peer_memory_table_bytes(int32_t size) {
+  return ((size_t)size + 1) * sizeof(void *);
+}
 
 #endif
