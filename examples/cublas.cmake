@@ -33,12 +33,11 @@ function(find_loose_cublas)
 endfunction()
 
 if(NOT zero1_cuda)
-  set(lm_gpu_missing "libzero1 is built without CUDA")
+  set(lm_gpu_missing "libzero1 is built without CUDA${cuda_why_not}")
   return()
 endif()
 
 set(lm_gpu_missing "")
-find_package(CUDAToolkit REQUIRED)
 add_library(lm_cublas INTERFACE)
 if(TARGET CUDA::cublas AND NOT ZERO1_CUBLAS_ROOT)
   target_link_libraries(lm_cublas INTERFACE CUDA::cublas)

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/** Kinds of devices, numbered as ZERO1_DEVICE_. */
+/** Kinds of devices, numbered as those of zero1. */
 enum { LM_DEVICE_HOST, LM_DEVICE_CUDA };
 
 enum { LM_DEVICE_TEXT_BYTES = 256 };

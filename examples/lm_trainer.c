@@ -65,6 +65,11 @@ static zero1_status open_sharded(lm_trainer *t) {
   config.threads = t->threads;
   config.overlap = (int32_t)options->overlap;
   config.max_grad_norm = options->clip;
+  config.device = t->device.kind;
+  if (t->device.kind == LM_DEVICE_CUDA) {
+    config.device_index = t->device.index;
+    config.stream = t->device.stream;
+  }
   config.groups = groups;
   config.group_bytes = sizeof *groups;
   config.group_count = LM_GROUP_COUNT;
