@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "check.h"
+#include "device.h"
 #include "zero1/zero1.h"
 
 /* The text says what it must. */
@@ -41,6 +42,8 @@ static inline void misuse_config(zero1_config *config) {
   CHECK_STATUS(zero1_config_init(config, sizeof *config), ZERO1_OK);
   config->threads = 1;
   config->bucket_numel = 1024;
+  config->device = device_of_test();
+  if (device_is_cuda()) config->stream = device_thread_stream();
 }
 
 /* The paths: 0 the node's, 1 between nodes, 2 both, as for 4 ranks on two nodes. */
@@ -64,14 +67,24 @@ static inline zero1_status misuse_create(zero1_comm *comm, zero1_optimizer **opt
   return zero1_optimizer_create(comm, &config, specs, sizeof *specs, MISUSE_PARAMS, optimizer);
 }
 
+/* The first element becomes 1. */
+static inline void misuse_set_first(void *grad, void *stream) {
+  static const float one = 1;
+  if (device_is_cuda())
+    device_copy(grad, &one, sizeof one, stream);
+  else
+    *(float *)grad = 1;
+}
+
 /* Gradients of 1, all of them ready. */
 static inline zero1_status misuse_backward(zero1_optimizer *optimizer) {
-  zero1_status status = zero1_optimizer_zero_grad(optimizer, NULL);
+  void *const stream = device_thread_stream();
+  zero1_status status = zero1_optimizer_zero_grad(optimizer, stream);
   for (int64_t i = zero1_optimizer_param_count(optimizer) - 1; i >= 0 && !status; --i) {
     void *grad;
     status = zero1_optimizer_grad(optimizer, i, &grad);
-    if (grad) *(float *)grad = 1;
-    if (!status && grad) status = zero1_optimizer_grad_ready(optimizer, i, NULL);
+    if (grad) misuse_set_first(grad, stream);
+    if (!status && grad) status = zero1_optimizer_grad_ready(optimizer, i, stream);
   }
   return status;
 }
@@ -80,7 +93,7 @@ static inline zero1_status misuse_backward(zero1_optimizer *optimizer) {
 static inline zero1_status misuse_step(zero1_optimizer *optimizer) {
   zero1_status status = misuse_backward(optimizer);
   if (!status) status = zero1_optimizer_step(optimizer);
-  return status ? status : zero1_optimizer_wait_params(optimizer, NULL);
+  return status ? status : zero1_optimizer_wait_params(optimizer, device_thread_stream());
 }
 
 /* The optimizer works: it is synchronised, makes a step, and its replicas agree. */

@@ -53,6 +53,7 @@ enum {
   AXIS_WORKSPACE,
   AXIS_GROUP,
   AXIS_FEW,
+  AXIS_STREAMS,
   AXIS_COUNT
 };
 
@@ -83,7 +84,8 @@ static inline int promise_has_isa(const char *isa) {
                              .groups = promise_groups,
                              .group_count = 2,
                              .bucket_numel = 1,
-                             .threads = 1};
+                             .threads = 1,
+                             .on_host = 1};
   const zero1_config config = trainer_config(&tiny);
   zero1_comm *comm;
   trainer self;
@@ -91,12 +93,14 @@ static inline int promise_has_isa(const char *isa) {
   CHECK_STATUS(zero1_comm_create_self(NULL, &comm), ZERO1_OK);
   const zero1_status status = trainer_try_create(&self, &tiny, comm, &config);
   CHECK(status == ZERO1_OK || status == ZERO1_ERR_UNSUPPORTED);
-  zero1_optimizer_destroy(&self.optimizer);
+  trainer_end(&self);
   zero1_comm_destroy(&comm);
   return status == ZERO1_OK;
 }
 
-/* Case `i` of a sample for ranks that are given; reduce_group divides them. */
+/* Case `i` of a sample for ranks that are given; reduce_group divides them. On CUDA share_params is
+ * ignored, ISA and threads are those of the reference alone, and nodes of several ranks take the
+ * path between single ranks; on the host there is one stream. */
 static inline promise_case promise_case_of(const promise_sample *sample, int32_t i,
                                            int32_t world_size, int32_t ranks_per_node) {
   static const int64_t buckets[] = {1, 700, 2000, (int64_t)1 << 40};
@@ -128,6 +132,7 @@ static inline promise_case promise_case_of(const promise_sample *sample, int32_t
                 .order = PICK(AXIS_ORDER, 3),
                 .microbatches = 1 + 2 * PICK(AXIS_MICROBATCHES, 2),
                 .split = PICK(AXIS_SPLIT, 2),
+                .streams = 1 + PICK(AXIS_STREAMS, 2),
                 .root = sample->columns[AXIS_SPLIT][i] % world_size},
       .isa = isa,
       .workspace_bytes = workspaces[PICK(AXIS_WORKSPACE, 3)],
@@ -145,12 +150,12 @@ static inline void promise_describe(const promise_case *what, char *text, size_t
       text, bytes,
       "%d ranks, %d per node, %s, bucket %lld, threads %d, share %d, overlap %d, dtypes %d/%d, "
       "order %d, microbatches %d, guard %d, clip %g, absences %d, split %d, workspace %lld, "
-      "reduce_group %d, %d parameters, root %d",
+      "reduce_group %d, %d parameters, root %d, streams %d",
       what->world_size, what->ranks_per_node, what->isa, (long long)train->bucket_numel,
       train->threads, train->share_params, train->overlap, train->param_dtype, train->grad_dtype,
       train->order, train->microbatches, train->guard, train->max_grad_norm, train->absences,
       train->split, (long long)what->workspace_bytes, train->reduce_group, train->param_count,
-      train->root);
+      train->root, train->streams);
 }
 
 static inline void promise_check_alike(const promise_case *what, const trainer_result *mine,

@@ -1,4 +1,5 @@
 // sanitizers: address undefined
+// devices: host standin cuda
 
 /* What training computes, against AdamW in double: within the distance that reference_adamw.h
  * derives for fp32. */
@@ -124,6 +125,7 @@ static void bf16_parameters_are_their_masters_rounded_to_nearest(void) {
 }
 
 int main(void) {
+  device_skip_without();
   RUN(twenty_steps_agree_with_adamw_in_double);
   RUN(so_they_do_from_bf16_gradients);
   RUN(bf16_parameters_are_their_masters_rounded_to_nearest);

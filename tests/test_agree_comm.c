@@ -1,4 +1,6 @@
 // sanitizers: address undefined thread
+// devices: host standin cuda
+// standin-delay: 50
 
 /* config.agree_comm: 4 ranks agree on norm and verdict, while 2 and 2 of them shard an optimizer
  * each, like the halves of a model. */
@@ -190,6 +192,7 @@ static void halves_that_come_for_different_things_are_told(void) {
 }
 
 int main(void) {
+  device_skip_without();
   RUN(the_norm_is_that_of_both_halves);
   RUN(a_nan_in_one_half_makes_both_skip);
   RUN(both_halves_are_clipped_alike);

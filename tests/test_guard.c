@@ -1,4 +1,6 @@
 // sanitizers: address undefined thread
+// devices: host standin cuda
+// standin-delay: 50
 
 /* Steps that are skipped: by a gradient that is not finite, by a sum that overflows, by a norm
  * above the threshold. Every rank skips, nothing changes by one bit, and training goes on as if the
@@ -318,6 +320,7 @@ static void without_the_guard_it_goes_through(void) {
 }
 
 int main(void) {
+  device_skip_without();
   RUN(a_nan_or_inf_on_one_rank_makes_every_rank_skip);
   RUN(so_it_does_where_gradients_are_clipped);
   RUN(the_lowest_parameter_and_its_lowest_rank_are_named);

@@ -1,4 +1,6 @@
 // sanitizers: address undefined thread
+// devices: host standin cuda
+// standin-delay: 50
 
 /* The optimizer's calls, one by one, over every way between ranks. What training computes is in
  * test_promise.c and test_adamw.c. */
@@ -143,10 +145,10 @@ static void two_optimizers_of_one_comm_do_not_disturb_each_other(void) {
 /* Each rank's parameters say whose they are. */
 static void fill(trainer *self, float value) {
   for (int32_t i = 0; i < self->what->param_count; ++i) {
-    void *param;
-    CHECK_STATUS(zero1_optimizer_param(self->optimizer, i, &param), ZERO1_OK);
+    void *const param = trainer_begin_param(self, i);
     for (int64_t e = 0; e < self->what->params[i].numel; ++e)
       trainer_store(param, self->what->param_dtype, e, value);
+    trainer_end_param(self, i, param);
   }
 }
 
@@ -181,7 +183,7 @@ static void sync_from_every_root(int32_t rank, zero1_comm *comm, void *arg) {
   }
   for (int32_t root = 0; root < self.world_size; ++root) {
     CHECK_STATUS(zero1_comm_barrier(comm), ZERO1_OK);
-    if (rank == root || !what->train.share_params) fill(&self, (float)rank + 1.5f);
+    if (trainer_may_write(&self, comm, root)) fill(&self, (float)rank + 1.5f);
     CHECK_STATUS(zero1_optimizer_sync_params(self.optimizer, root), ZERO1_OK);
     check_filled(&self, &now, &before, (float)root + 1.5f);
     CHECK_EQ(trainer_info(&self).count, 1);
@@ -208,7 +210,6 @@ static void write_one_element(int32_t rank, zero1_comm *comm, void *arg) {
   const int64_t written = trainer_offset(&what->train, 2) + 256;
   int64_t lower_bits = 0;
   trainer self;
-  void *param;
   (void)rank;
   trainer_begin(&self, &what->train, comm);
   for (int32_t step = 0; step < 3; ++step) {
@@ -216,8 +217,9 @@ static void write_one_element(int32_t rank, zero1_comm *comm, void *arg) {
     trainer_step(&self, step, &info);
   }
   trainer_collect(&self, &before);
-  CHECK_STATUS(zero1_optimizer_param(self.optimizer, 2, &param), ZERO1_OK);
+  void *const param = trainer_begin_change(&self, 2);
   trainer_store(param, what->train.param_dtype, 256, 0.75f);
+  trainer_end_param(&self, 2, param);
   CHECK_STATUS(zero1_optimizer_params_changed(self.optimizer), ZERO1_OK);
   trainer_collect(&self, &now);
   for (int64_t e = 0; e < now.numel; ++e) {
@@ -249,11 +251,11 @@ static void halve_after_every_step(int32_t rank, zero1_comm *comm, void *arg) {
   for (int32_t step = 0; step < what->train.steps; ++step) {
     trainer_backward(&self, step);
     CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
-    CHECK_STATUS(zero1_optimizer_wait_params(self.optimizer, NULL), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_wait_params(self.optimizer, trainer_stream(&self, 0)), ZERO1_OK);
     for (int32_t i = 0; i < what->train.param_count; ++i) {
-      void *param;
-      CHECK_STATUS(zero1_optimizer_param(self.optimizer, i, &param), ZERO1_OK);
-      for (int64_t e = 0; e < what->train.params[i].numel; ++e) ((float *)param)[e] *= 0.5f;
+      float *const param = (float *)trainer_begin_change(&self, i);
+      for (int64_t e = 0; e < what->train.params[i].numel; ++e) param[e] *= 0.5f;
+      trainer_end_param(&self, i, param);
     }
     CHECK_STATUS(zero1_optimizer_params_changed(self.optimizer), ZERO1_OK);
     CHECK_STATUS(zero1_optimizer_check_replicas(self.optimizer, NULL), ZERO1_OK);
@@ -267,10 +269,10 @@ static void parameters_may_be_written_once_they_were_waited_for(void) {
 
 /* ---- replicas ---- */
 
-static void flip_one_bit(zero1_optimizer *optimizer, int64_t param, int64_t element) {
-  void *tensor;
-  CHECK_STATUS(zero1_optimizer_param(optimizer, param, &tensor), ZERO1_OK);
-  ((uint32_t *)tensor)[element] ^= 1;
+static void flip_one_bit(trainer *self, int64_t param, int64_t element) {
+  uint32_t *const bits = (uint32_t *)trainer_begin_change(self, param);
+  bits[element] ^= 1;
+  trainer_end_param(self, param, bits);
 }
 
 /* The last rank's, in a parameter that trains and in one that is frozen. */
@@ -286,10 +288,10 @@ static void flip_and_check(int32_t rank, zero1_comm *comm, void *arg) {
   const int32_t last = self.world_size - 1;
   for (int64_t param = 1; last > 0 && param < 4; ++param) {
     const int64_t element = what->train.params[param].numel - 1;
-    if (rank == last) flip_one_bit(self.optimizer, param, element);
+    if (rank == last) flip_one_bit(&self, param, element);
     CHECK_STATUS(zero1_optimizer_check_replicas(self.optimizer, &found), ZERO1_ERR_DIVERGED);
     CHECK_EQ(found, last);
-    if (rank == last) flip_one_bit(self.optimizer, param, element);
+    if (rank == last) flip_one_bit(&self, param, element);
     CHECK_STATUS(zero1_optimizer_check_replicas(self.optimizer, NULL), ZERO1_OK);
   }
   trainer_end(&self);
@@ -302,16 +304,17 @@ static void a_rank_whose_parameters_differ_by_one_bit_is_found(void) {
 /* ---- gradients that are not there ---- */
 
 static void mark_all(trainer *self, int64_t absent, int on_all) {
+  void *const stream = trainer_stream(self, 0);
   for (int64_t i = self->what->param_count - 1; i >= 0; --i) {
-    void *grad;
     if (trainer_is_frozen(self, i)) continue;
-    CHECK_STATUS(zero1_optimizer_grad(self->optimizer, i, &grad), ZERO1_OK);
+    void *const grad = trainer_begin_grad(self, i);
     for (int64_t e = 0; e < self->what->params[i].numel; ++e)
       trainer_store(grad, self->what->grad_dtype, e, 8.0f); /* where absent, rubbish */
+    trainer_end_grad(self, i, grad);
     if (i == absent && (on_all || self->rank > 0))
-      CHECK_STATUS(zero1_optimizer_grad_absent(self->optimizer, i, NULL), ZERO1_OK);
+      CHECK_STATUS(zero1_optimizer_grad_absent(self->optimizer, i, stream), ZERO1_OK);
     else
-      CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, i, NULL), ZERO1_OK);
+      CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, i, stream), ZERO1_OK);
   }
 }
 
@@ -360,17 +363,21 @@ static void an_absent_gradient_leaves_its_parameter_alone_or_counts_as_zero(void
 
 /* beta1 0 makes exp_avg the gradient itself: what came of scale and clipping can be read there. */
 static float exp_avg_after(trainer *self, float grad) {
+  void *const stream = trainer_stream(self, 0);
+  const size_t bytes = trainer_grad_bytes(self->what, 0);
   zero1_owned owned;
   void *tensor;
-  CHECK_STATUS(zero1_optimizer_wait_params(self->optimizer, NULL), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_wait_params(self->optimizer, stream), ZERO1_OK);
   CHECK_STATUS(zero1_optimizer_grad(self->optimizer, 0, &tensor), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_zero_grad(self->optimizer, NULL), ZERO1_OK);
-  CHECK(((float *)tensor)[0] == 0 && ((float *)tensor)[1] == 0);
-  ((float *)tensor)[1] += grad;
-  CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, 0, NULL), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_zero_grad(self->optimizer, stream), ZERO1_OK);
+  float *const values = (float *)device_begin_change(&self->caller, tensor, bytes, stream);
+  CHECK(values[0] == 0 && values[1] == 0);
+  values[1] += grad;
+  device_end_write(&self->caller, tensor, values, bytes, stream);
+  CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, 0, stream), ZERO1_OK);
   CHECK_STATUS(zero1_optimizer_step(self->optimizer), ZERO1_OK);
   CHECK_STATUS(zero1_optimizer_owned(self->optimizer, 0, 1, &owned, sizeof owned), ZERO1_OK);
-  return owned.exp_avg[1];
+  return ((const float *)device_read(&self->caller, owned.exp_avg, bytes, stream))[1];
 }
 
 static void what_is_set_between_steps_is_in_effect_from_the_next(void) {
@@ -441,15 +448,16 @@ static void the_default_scale_makes_the_mean_of_the_ranks(int32_t rank, zero1_co
   static const trainer_param two[] = {{2, 0, 0}};
   trainer_case train = base;
   trainer self;
-  void *grad;
   (void)arg;
   train.params = two;
   train.param_count = 1;
   train.grad_scale = 0;
   trainer_begin(&self, &train, comm);
-  CHECK_STATUS(zero1_optimizer_grad(self.optimizer, 0, &grad), ZERO1_OK);
-  ((float *)grad)[0] = (float)(rank + 1); /* 1 2 3 4: 2.5 */
-  CHECK_STATUS(zero1_optimizer_grad_ready(self.optimizer, 0, NULL), ZERO1_OK);
+  float *const grad = (float *)trainer_begin_grad(&self, 0);
+  grad[0] = (float)(rank + 1); /* 1 2 3 4: 2.5 */
+  grad[1] = 0;
+  trainer_end_grad(&self, 0, grad);
+  CHECK_STATUS(zero1_optimizer_grad_ready(self.optimizer, 0, trainer_stream(&self, 0)), ZERO1_OK);
   CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
   CHECK(trainer_info(&self).grad_norm == 2.5);
   trainer_end(&self);
@@ -488,31 +496,37 @@ static void a_model_without_trainable_elements_steps_too(void) {
   over_every_way(step_without_elements, &base);
 }
 
+/* Element 7 of the only gradient, the others being 0. */
+static void write_seventh(trainer *self, float value) {
+  float *const grad = (float *)trainer_begin_grad(self, 0);
+  memset(grad, 0, trainer_grad_bytes(self->what, 0));
+  grad[7] = value;
+  trainer_end_grad(self, 0, grad);
+  CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, 0, trainer_stream(self, 0)), ZERO1_OK);
+}
+
 static void ask_between_steps(int32_t rank, zero1_comm *comm, void *arg) {
-  const int64_t shape[1] = {300};
-  const zero1_param_spec spec = {"w", shape, 1, 0, 0, 0};
-  zero1_config config;
-  zero1_optimizer *optimizer;
+  static const trainer_param one[] = {{300, 0, 0}};
+  trainer_case train = base;
   zero1_info info;
-  void *grad;
+  trainer self;
   (void)arg;
-  CHECK_STATUS(zero1_config_init(&config, sizeof config), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_create(comm, &config, &spec, sizeof spec, 1, &optimizer), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_grad(optimizer, 0, &grad), ZERO1_OK);
-  ((float *)grad)[7] = 3;
-  CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 0, NULL), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_wait_params(optimizer, NULL), ZERO1_OK);
-  memset(grad, 0, 300 * sizeof(float));
-  ((float *)grad)[7] = rank == 0 ? 5 : 9;
-  CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 0, NULL), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_info(optimizer, &info, sizeof info), ZERO1_OK);
+  train.params = one;
+  train.param_count = 1;
+  train.grad_scale = train.max_grad_norm = 0;
+  trainer_begin(&self, &train, comm);
+  void *const stream = trainer_stream(&self, 0);
+  write_seventh(&self, 3);
+  CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_wait_params(self.optimizer, stream), ZERO1_OK);
+  write_seventh(&self, rank == 0 ? 5 : 9);
+  CHECK_STATUS(zero1_optimizer_info(self.optimizer, &info, sizeof info), ZERO1_OK);
   CHECK(info.grad_norm == 3 && info.count == 1 && !info.skipped);
-  CHECK_STATUS(zero1_optimizer_wait_grad(optimizer, 0, NULL), ZERO1_ERR_STATE);
-  CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_info(optimizer, &info, sizeof info), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_wait_grad(self.optimizer, 0, stream), ZERO1_ERR_STATE);
+  CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_info(self.optimizer, &info, sizeof info), ZERO1_OK);
   CHECK(info.grad_norm == 7 && info.count == 2); /* (5 + 9) / 2 */
-  zero1_optimizer_destroy(&optimizer);
+  trainer_end(&self);
 }
 
 static void info_between_two_steps_is_of_the_last_one(void) {
@@ -520,6 +534,7 @@ static void info_between_two_steps_is_of_the_last_one(void) {
 }
 
 int main(void) {
+  device_skip_without();
   RUN(dropped_gradients_change_nothing);
   RUN(two_optimizers_of_one_comm_do_not_disturb_each_other);
   RUN(every_root_gives_its_parameters_to_all);

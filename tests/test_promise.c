@@ -1,4 +1,6 @@
 // sanitizers: address undefined thread
+// devices: host standin cuda
+// standin-delay: 50
 
 /* The promise: given the same reduced gradients, every bit of parameters, masters, moments and
  * grad_norm is the same, whatever the number of ranks, buckets, threads, the instruction set and
@@ -244,6 +246,7 @@ static void a_single_bit_is_seen(void) {
 }
 
 int main(void) {
+  device_skip_without();
   RUN(a_change_in_the_last_place_is_seen);
   RUN(a_single_bit_is_seen);
   RUN(one_pass_and_two_give_the_same_bits);

@@ -1,6 +1,8 @@
 // ranks: mpi 1 2 3 4 5 8
 // args: multiple
 // args: single
+// devices: host standin cuda
+// standin-ranks: 1 2 4
 
 /* The promise of test_promise.c, its ranks being processes: over one node's shared memory, between
  * nodes of one rank, and between nodes of several. With MPI_THREAD_MULTIPLE the library sends from
@@ -69,6 +71,7 @@ int main(int argc, char **argv) {
   const int wanted =
       argc > 1 && !strcmp(argv[1], "single") ? MPI_THREAD_SINGLE : MPI_THREAD_MULTIPLE;
   int provided;
+  device_skip_without();
   CHECK(MPI_Init_thread(&argc, &argv, wanted, &provided) == MPI_SUCCESS);
   RUN(processes_of_one_node_give_the_same_bits);
   RUN(nodes_of_one_rank_give_the_same_bits);

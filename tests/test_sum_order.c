@@ -1,8 +1,11 @@
 // sanitizers: address undefined thread
+// devices: host standin cuda
+// standin-delay: 50
 
 /* The order of sums, with gradients that do not sum exactly: fp32, in rank order inside groups of
  * reduce_group ranks, then across the groups. Each way between ranks against a plain loop. */
 #include "check.h"
+#include "device.h"
 #include "random.h"
 #include "zero1/zero1.h"
 
@@ -38,7 +41,7 @@ static float sum_of(int32_t world_size, int32_t group, int32_t param, int32_t el
   return sum;
 }
 
-static zero1_optimizer *make(zero1_comm *comm, const order_case *what) {
+static zero1_optimizer *make(zero1_comm *comm, const order_case *what, void *stream) {
   const int64_t numel = NUMEL;
   const zero1_param_spec specs[PARAMS] = {{.name = "a", .shape = &numel, .ndim = 1},
                                           {.name = "b", .shape = &numel, .ndim = 1}};
@@ -56,15 +59,20 @@ static zero1_optimizer *make(zero1_comm *comm, const order_case *what) {
   config.guard = what->guard;
   config.bucket_numel = 600;
   config.threads = 1;
+  config.device = device_of_test();
+  config.stream = stream;
   CHECK_STATUS(zero1_optimizer_create(comm, &config, specs, sizeof *specs, PARAMS, &optimizer),
                ZERO1_OK);
   return optimizer;
 }
 
-static void write_grads(zero1_optimizer *optimizer, const order_case *what, int32_t rank) {
+static void write_grads(zero1_optimizer *optimizer, const order_case *what, int32_t rank,
+                        device_caller *caller) {
+  const size_t bytes = (size_t)NUMEL * (what->grad_dtype == ZERO1_DTYPE_BF16 ? 2 : 4);
   for (int32_t param = 0; param < PARAMS; ++param) {
-    void *grad;
-    CHECK_STATUS(zero1_optimizer_grad(optimizer, param, &grad), ZERO1_OK);
+    void *tensor;
+    CHECK_STATUS(zero1_optimizer_grad(optimizer, param, &tensor), ZERO1_OK);
+    void *const grad = device_begin_write(caller, tensor, bytes);
     for (int32_t e = 0; e < NUMEL; ++e) {
       const float value = grad_of(rank, param, e);
       uint32_t bits;
@@ -76,26 +84,33 @@ static void write_grads(zero1_optimizer *optimizer, const order_case *what, int3
         ((float *)grad)[e] = value;
       }
     }
-    CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, param, ZERO1_STREAM_DEFAULT), ZERO1_OK);
+    device_end_write(caller, tensor, grad, bytes, caller->streams[param]);
+    CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, param, caller->streams[param]), ZERO1_OK);
   }
 }
 
 static void take_one_step(int32_t rank, zero1_comm *comm, void *arg) {
   order_case *const what = (order_case *)arg;
   int64_t count;
-  zero1_optimizer *optimizer = make(comm, what);
-  write_grads(optimizer, what, rank);
+  device_caller caller;
+  device_caller_begin(&caller, device_of_test(), (size_t)4 * PARAMS * NUMEL * sizeof(float));
+  zero1_optimizer *optimizer = make(comm, what, caller.streams[0]);
+  write_grads(optimizer, what, rank, &caller);
   CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_OK);
   CHECK_STATUS(zero1_optimizer_owned_count(optimizer, &count), ZERO1_OK);
   for (int64_t i = 0; i < count; ++i) {
     zero1_owned owned;
     CHECK_STATUS(zero1_optimizer_owned(optimizer, i, 1, &owned, sizeof owned), ZERO1_OK);
+    const float *const exp_avg = (const float *)device_read(
+        &caller, owned.exp_avg, (size_t)(owned.end - owned.begin) * sizeof(float),
+        caller.streams[0]);
     for (int64_t e = owned.begin; e < owned.end; ++e) {
-      what->first_exp_avg[rank][owned.param][e] = owned.exp_avg[e - owned.begin];
+      what->first_exp_avg[rank][owned.param][e] = exp_avg[e - owned.begin];
       what->owned[rank][owned.param][e] = 1;
     }
   }
   zero1_optimizer_destroy(&optimizer);
+  device_caller_end(&caller);
 }
 
 static void check_order(order_case what) {
@@ -179,6 +194,7 @@ static void groupings_differ_and_so_does_the_exact_sum(void) {
 }
 
 int main(void) {
+  device_skip_without();
   RUN(groupings_differ_and_so_does_the_exact_sum);
   RUN(a_node_sums_in_the_order_of_every_group);
   RUN(nodes_of_one_rank_sum_in_the_order_of_every_group);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "device.h"
 #include "random.h"
 #include "zero1/zero1.h"
 
@@ -43,17 +44,20 @@ typedef struct trainer_case {
   int32_t microbatches; /* 1 or 3 */
   int32_t split;        /* 1: reduce_grads, info, then step */
   int32_t root;         /* of sync_params */
+  int32_t streams; /* of the caller on CUDA, 1 (or 0) or 2: parameter i is in stream i % streams */
+  int32_t on_host; /* 1: on the host, whatever the test is run on */
 } trainer_case;
 
 typedef struct trainer trainer;
 
-/** May change a gradient of this rank before it is ready. */
+/** May change a gradient of this rank before it is ready: all of it, in memory of the host. */
 typedef void (*trainer_spoil_fn)(trainer *self, int64_t param, void *grad);
 
 struct trainer {
   const trainer_case *what;
   int32_t rank, world_size;
   zero1_optimizer *optimizer;
+  device_caller caller;
   random_state random; /* other on each rank */
   trainer_spoil_fn spoil;
   void *context; /* of spoil */
@@ -149,9 +153,31 @@ static inline zero1_config trainer_config(const trainer_case *what) {
   config.groups = what->groups;
   config.group_count = what->group_count;
   config.timeout_seconds = 60;
+  config.device = what->on_host ? ZERO1_DEVICE_HOST : device_of_test();
   return config;
 }
 
+static inline size_t trainer_param_bytes(const trainer_case *what, int64_t param) {
+  return (size_t)what->params[param].numel * (what->param_dtype == ZERO1_DTYPE_BF16 ? 2 : 4);
+}
+
+static inline size_t trainer_grad_bytes(const trainer_case *what, int64_t param) {
+  return (size_t)what->params[param].numel * (what->grad_dtype == ZERO1_DTYPE_BF16 ? 2 : 4);
+}
+
+/* The gradients of two steps. */
+static inline size_t trainer_stage_bytes(const trainer_case *what) {
+  size_t bytes = 0;
+  for (int32_t i = 0; i < what->param_count; ++i) bytes += (size_t)what->params[i].numel * 4 + 16;
+  return 2 * bytes * (size_t)(what->microbatches > 0 ? what->microbatches : 1);
+}
+
+/* The caller's stream that parameter `param` and its gradient are used in. */
+static inline void *trainer_stream(const trainer *self, int64_t param) {
+  return self->caller.streams[self->what->streams > 1 ? param % self->what->streams : 0];
+}
+
+/* trainer_end ends it, whatever came of it. config.stream is the caller's first one. */
 static inline zero1_status trainer_try_create(trainer *self, const trainer_case *what,
                                               zero1_comm *comm, const zero1_config *config) {
   zero1_param_spec specs[TRAINER_PARAMS] = {0};
@@ -169,8 +195,60 @@ static inline zero1_status trainer_try_create(trainer *self, const trainer_case 
                     .rank = zero1_comm_rank(comm),
                     .world_size = zero1_comm_world_size(comm),
                     .random = {(uint64_t)zero1_comm_rank(comm)}};
-  return zero1_optimizer_create(comm, config, specs, sizeof *specs, what->param_count,
+  zero1_config own = *config;
+  device_caller_begin(&self->caller, config->device, trainer_stage_bytes(what));
+  own.stream = self->caller.streams[0];
+  return zero1_optimizer_create(comm, &own, specs, sizeof *specs, what->param_count,
                                 &self->optimizer);
+}
+
+/* Where the caller writes all of a parameter, in its first stream. */
+static inline void *trainer_begin_param(trainer *self, int64_t param) {
+  void *tensor;
+  CHECK_STATUS(zero1_optimizer_param(self->optimizer, param, &tensor), ZERO1_OK);
+  return device_begin_write(&self->caller, tensor, trainer_param_bytes(self->what, param));
+}
+
+static inline void trainer_end_param(trainer *self, int64_t param, const void *written) {
+  void *tensor;
+  CHECK_STATUS(zero1_optimizer_param(self->optimizer, param, &tensor), ZERO1_OK);
+  device_end_write(&self->caller, tensor, written, trainer_param_bytes(self->what, param),
+                   self->caller.streams[0]);
+}
+
+/* The same, to change some of it. */
+static inline void *trainer_begin_change(trainer *self, int64_t param) {
+  void *tensor;
+  CHECK_STATUS(zero1_optimizer_param(self->optimizer, param, &tensor), ZERO1_OK);
+  return device_begin_change(&self->caller, tensor, trainer_param_bytes(self->what, param),
+                             self->caller.streams[0]);
+}
+
+/* Where the caller writes all of a gradient, in its parameter's stream. */
+static inline void *trainer_begin_grad(trainer *self, int64_t param) {
+  void *tensor;
+  CHECK_STATUS(zero1_optimizer_grad(self->optimizer, param, &tensor), ZERO1_OK);
+  return device_begin_write(&self->caller, tensor, trainer_grad_bytes(self->what, param));
+}
+
+static inline void trainer_end_grad(trainer *self, int64_t param, const void *written) {
+  void *tensor;
+  CHECK_STATUS(zero1_optimizer_grad(self->optimizer, param, &tensor), ZERO1_OK);
+  device_end_write(&self->caller, tensor, written, trainer_grad_bytes(self->what, param),
+                   trainer_stream(self, param));
+}
+
+/* A parameter as it is at this place of a stream; valid until the next call. */
+static inline const void *trainer_read_param(trainer *self, int64_t param, void *stream) {
+  void *tensor;
+  CHECK_STATUS(zero1_optimizer_param(self->optimizer, param, &tensor), ZERO1_OK);
+  return device_read(&self->caller, tensor, trainer_param_bytes(self->what, param), stream);
+}
+
+/* Parameters are shared memory of a node on the host alone. */
+static inline int trainer_may_write(const trainer *self, const zero1_comm *comm, int32_t root) {
+  return self->rank == root || !self->what->share_params ||
+         self->caller.kind != ZERO1_DEVICE_HOST || zero1_comm_ranks_per_node(comm) == 1;
 }
 
 /* The root writes the initial values; elsewhere, where memory is not shared, stands something else
@@ -178,16 +256,14 @@ static inline zero1_status trainer_try_create(trainer *self, const trainer_case 
 static inline void trainer_begin(trainer *self, const trainer_case *what, zero1_comm *comm) {
   const zero1_config config = trainer_config(what);
   CHECK_STATUS(trainer_try_create(self, what, comm, &config), ZERO1_OK);
-  const int own_memory = !what->share_params || zero1_comm_ranks_per_node(comm) == 1;
-  for (int32_t i = 0; i < what->param_count; ++i) {
+  for (int32_t i = 0; i < what->param_count && trainer_may_write(self, comm, what->root); ++i) {
     random_state random = {(uint64_t)i + 100};
-    void *param;
-    CHECK_STATUS(zero1_optimizer_param(self->optimizer, i, &param), ZERO1_OK);
+    void *const param = trainer_begin_param(self, i);
     for (int64_t e = 0; e < what->params[i].numel; ++e) {
       const float value = random_unit(&random);
-      if (self->rank == what->root || own_memory)
-        trainer_store(param, what->param_dtype, e, self->rank == what->root ? value : 3.0f);
+      trainer_store(param, what->param_dtype, e, self->rank == what->root ? value : 3.0f);
     }
+    trainer_end_param(self, i, param);
   }
   CHECK_STATUS(zero1_optimizer_sync_params(self->optimizer, what->root), ZERO1_OK);
 }
@@ -195,6 +271,7 @@ static inline void trainer_begin(trainer *self, const trainer_case *what, zero1_
 static inline void trainer_end(trainer *self) {
   zero1_optimizer_destroy(&self->optimizer);
   CHECK(!self->optimizer);
+  device_caller_end(&self->caller);
 }
 
 /* ---- a step ---- */
@@ -208,10 +285,14 @@ static inline void trainer_add_microbatch(trainer *self, int32_t step, int64_t p
                                           int32_t microbatch) {
   const trainer_case *what = self->what;
   const int32_t last = what->microbatches - 1;
-  void *grad;
+  const size_t bytes = trainer_grad_bytes(what, param);
+  void *const stream = trainer_stream(self, param);
+  void *tensor;
   if (!microbatch)
-    CHECK_STATUS(zero1_optimizer_wait_grad(self->optimizer, param, ZERO1_STREAM_DEFAULT), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_grad(self->optimizer, param, &grad), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_wait_grad(self->optimizer, param, stream), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_grad(self->optimizer, param, &tensor), ZERO1_OK);
+  void *const grad = microbatch ? device_begin_change(&self->caller, tensor, bytes, stream)
+                                : device_begin_write(&self->caller, tensor, bytes);
   for (int64_t e = 0; e < what->params[param].numel; ++e) {
     const int32_t whole = trainer_grad(what, self->world_size, self->rank, step, param, e);
     const int32_t part = microbatch < last ? (int32_t)((e + microbatch) % 9) : 0;
@@ -220,20 +301,20 @@ static inline void trainer_add_microbatch(trainer *self, int32_t step, int64_t p
     trainer_store(grad, what->grad_dtype, e, old - (float)part + (float)before);
   }
   if (microbatch == last && self->spoil) self->spoil(self, param, grad);
+  device_end_write(&self->caller, tensor, grad, bytes, stream);
 }
 
 static inline void trainer_mark(trainer *self, int32_t step, int64_t param) {
   const int absence = trainer_absence(self->what, step, param);
+  void *const stream = trainer_stream(self, param);
   const int present = absence == TRAINER_PRESENT ||
                       (absence == TRAINER_ON_LAST_RANK && self->rank + 1 == self->world_size);
   if (present) {
     trainer_add_microbatch(self, step, param, self->what->microbatches - 1);
-    CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, param, ZERO1_STREAM_DEFAULT),
-                 ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, param, stream), ZERO1_OK);
   } else {
-    CHECK_STATUS(zero1_optimizer_wait_grad(self->optimizer, param, ZERO1_STREAM_DEFAULT), ZERO1_OK);
-    CHECK_STATUS(zero1_optimizer_grad_absent(self->optimizer, param, ZERO1_STREAM_DEFAULT),
-                 ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_wait_grad(self->optimizer, param, stream), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_grad_absent(self->optimizer, param, stream), ZERO1_OK);
   }
 }
 
@@ -271,9 +352,9 @@ static inline uint64_t trainer_forward(trainer *self) {
   const trainer_case *what = self->what;
   uint64_t hash = 0;
   for (int32_t i = 0; i < what->param_count; ++i) {
-    void *param;
-    CHECK_STATUS(zero1_optimizer_wait_param(self->optimizer, i, ZERO1_STREAM_DEFAULT), ZERO1_OK);
-    CHECK_STATUS(zero1_optimizer_param(self->optimizer, i, &param), ZERO1_OK);
+    void *const stream = trainer_stream(self, i);
+    CHECK_STATUS(zero1_optimizer_wait_param(self->optimizer, i, stream), ZERO1_OK);
+    const void *const param = trainer_read_param(self, i, stream);
     for (int64_t e = 0; e < what->params[i].numel; ++e)
       hash = trainer_scatter(hash, trainer_load_bits(param, what->param_dtype, e), 0, 0);
   }
@@ -331,13 +412,19 @@ static inline int64_t trainer_offset(const trainer_case *what, int64_t param) {
   return offset;
 }
 
+static inline void trainer_collect_state(trainer *self, const float *state, size_t numel,
+                                         uint32_t *bits) {
+  const size_t bytes = numel * sizeof *state;
+  memcpy(bits, device_read(&self->caller, state, bytes, self->caller.streams[0]), bytes);
+}
+
 static inline void trainer_collect(trainer *self, trainer_result *result) {
   const trainer_case *what = self->what;
+  void *const stream = self->caller.streams[0];
   int64_t count;
-  CHECK_STATUS(zero1_optimizer_wait_params(self->optimizer, ZERO1_STREAM_DEFAULT), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_wait_params(self->optimizer, stream), ZERO1_OK);
   for (int32_t i = 0; i < what->param_count; ++i) {
-    void *param;
-    CHECK_STATUS(zero1_optimizer_param(self->optimizer, i, &param), ZERO1_OK);
+    const void *const param = trainer_read_param(self, i, stream);
     for (int64_t e = 0; e < what->params[i].numel; ++e)
       result->params[trainer_offset(what, i) + e] = trainer_load_bits(param, what->param_dtype, e);
   }
@@ -349,9 +436,9 @@ static inline void trainer_collect(trainer *self, trainer_result *result) {
     CHECK(owned.begin < owned.end);
     const int64_t at = trainer_offset(what, owned.param) + owned.begin;
     const size_t numel = (size_t)(owned.end - owned.begin);
-    memcpy(result->master_param + at, owned.master_param, numel * 4);
-    memcpy(result->exp_avg + at, owned.exp_avg, numel * 4);
-    memcpy(result->exp_avg_sq + at, owned.exp_avg_sq, numel * 4);
+    trainer_collect_state(self, owned.master_param, numel, result->master_param + at);
+    trainer_collect_state(self, owned.exp_avg, numel, result->exp_avg + at);
+    trainer_collect_state(self, owned.exp_avg_sq, numel, result->exp_avg_sq + at);
     for (size_t e = 0; e < numel; ++e) result->owned[at + (int64_t)e] += 1;
   }
 }
@@ -374,7 +461,7 @@ static inline void trainer_run(zero1_comm *comm, const trainer_case *what, train
   trainer_end(&self);
 }
 
-/* The same case unsharded: one rank, one bucket, one thread, nothing overlapped. */
+/* The same case unsharded: one rank, one bucket, one thread, nothing overlapped, on the host. */
 static inline void trainer_run_alone(const trainer_case *what, trainer_result *result) {
   trainer_case alone = *what;
   zero1_comm *comm;
@@ -383,6 +470,7 @@ static inline void trainer_run_alone(const trainer_case *what, trainer_result *r
   alone.reduce_group = alone.overlap = alone.split = alone.root = 0;
   alone.order = TRAINER_BACKWARD;
   alone.microbatches = 1;
+  alone.on_host = 1;
   CHECK_STATUS(zero1_comm_create_self(NULL, &comm), ZERO1_OK);
   trainer_run(comm, &alone, result);
   zero1_comm_destroy(&comm);
