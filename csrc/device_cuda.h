@@ -1,6 +1,6 @@
-/* What the files of the CUDA device know of each other: device_cuda.c, device_cuda_memory.c,
- * device_cuda_stream.c, device_cuda_event.c, device_cuda_times.c. Plain C over the CUDA runtime; the kernels are behind
- * kernels_cuda.h. */
+/* What the files of the CUDA device know of each other: device_cuda.c (its life, its kernels) and
+ * device_cuda_memory.c, _stream.c, _event.c, _times.c. Plain C over the CUDA runtime; the kernels
+ * are behind kernels_cuda.h. */
 #ifndef ZERO1__DEVICE_CUDA_H
 #define ZERO1__DEVICE_CUDA_H
 
