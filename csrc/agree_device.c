@@ -8,6 +8,7 @@
 #include "agreement.h"
 #include "clock.h"
 #include "schedule.h"
+#include "step_rules.h"
 
 /* Biases are uploaded for so many counts ahead, so that most steps upload none. */
 #define BIAS_AHEAD 64
@@ -103,13 +104,8 @@ static int64_t ended_now(const zero1__told *told) {
 /* A copy that is of one tell alone. */
 static zero1__told read_told(const zero1__told *told) {
   zero1__told copy;
-  int64_t ended;
-  do {
-    ended = ended_now(told);
-    memcpy(&copy, told, sizeof copy);
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
-  } while (ended != __atomic_load_n(&told->began, __ATOMIC_RELAXED));
-  copy.ended = ended;
+  while (!zero1__told_read(told, &copy)) {
+  }
   return copy;
 }
 
@@ -340,6 +336,7 @@ void zero1__device_agree(zero1__schedule *schedule, int32_t came_to, int32_t one
     enqueue_record(schedule, agreement->lane, came_to, one_pass);
     gather(schedule, agreement->lane);
     if (agreement->wider) {
+      enqueue_record(schedule, agreement->wider, came_to, one_pass);
       const zero1__check_job job = {.step = schedule->step,
                                     .records = records_of(agreement->lane),
                                     .came_to = came_to,

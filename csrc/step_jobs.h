@@ -74,7 +74,7 @@ typedef struct zero1__check_job {
   zero1__records records;
   int32_t came_to;
   int32_t reserved;
-  zero1__record *wider; /* a copy of this rank's record, to be sent on */
+  zero1__record *wider; /* this rank's record for agree_comm */
 } zero1__check_job;
 
 /** After the last gather: the verdict, and what update needs. */
