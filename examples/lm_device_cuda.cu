@@ -56,22 +56,25 @@ void gpu_zero(lm_device *device, void *to, size_t bytes) {
   lm_gpu_passed(device, cudaMemsetAsync(to, 0, bytes, stream_of(device)), "clear memory");
 }
 
-void move(lm_device *device, void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
-  lm_gpu_passed(device, cudaMemcpyAsync(to, from, bytes, kind, stream_of(device)), "copy");
-}
-
 void gpu_copy(lm_device *device, void *to, const void *from, size_t bytes) {
-  move(device, to, from, bytes, cudaMemcpyDeviceToDevice);
+  lm_gpu_passed(device,
+                cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(device)),
+                "copy");
 }
 
-/* `from` is pageable, which CUDA copies to memory of its own before it returns. */
+/* Upload and download: whether CUDA itself waits for pageable memory depends on the machine. */
+void copy_and_wait(lm_device *device, void *to, const void *from, size_t bytes,
+                   cudaMemcpyKind kind) {
+  lm_gpu_passed(device, cudaMemcpyAsync(to, from, bytes, kind, stream_of(device)), "copy");
+  lm_gpu_passed(device, cudaStreamSynchronize(stream_of(device)), "wait");
+}
+
 void gpu_upload(lm_device *device, void *to, const void *from, size_t bytes) {
-  move(device, to, from, bytes, cudaMemcpyHostToDevice);
+  copy_and_wait(device, to, from, bytes, cudaMemcpyHostToDevice);
 }
 
 void gpu_download(lm_device *device, void *to, const void *from, size_t bytes) {
-  move(device, to, from, bytes, cudaMemcpyDeviceToHost);
-  lm_gpu_passed(device, cudaStreamSynchronize(stream_of(device)), "wait");
+  copy_and_wait(device, to, from, bytes, cudaMemcpyDeviceToHost);
 }
 
 /* ---- products ---- */
@@ -173,7 +176,10 @@ int32_t lm_gpu_count(char *error) {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
   if (code == cudaSuccess && count > 0) return count;
-  snprintf(error, LM_DEVICE_TEXT_BYTES, "no GPU: CUDA says: %s",
+  int driver = 0; /* stays 0 where there is none, which CUDA calls too old a version */
+  cudaDriverGetVersion(&driver);
+  snprintf(error, LM_DEVICE_TEXT_BYTES, "no GPU: %s%s",
+           driver ? "" : "no NVIDIA driver is loaded: ",
            cudaGetErrorString(code == cudaSuccess ? cudaErrorNoDevice : code));
   return 0;
 }

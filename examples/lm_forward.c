@@ -55,10 +55,17 @@ static void forward_output(const lm_model *model, const float *const params[],
   apply(device, rows,
         (linear){dim, LM_BYTES, model->normed, params[LM_OUTPUT], model->logits, false});
   if (!batch->targets) return;
-  k->upload(device, model->targets, batch->targets, (size_t)rows);
   k->cross_entropy(device, rows, LM_BYTES, model->targets, batch->loss_scale / (float)rows,
                    model->logits, model->losses);
   k->add_up(device, rows, model->losses, model->loss);
+}
+
+/* Waits for what was asked for before, so it comes before waiting for parameters. */
+static void upload(const lm_model *model, const lm_batch *batch) {
+  const size_t bytes = (size_t)(batch->batch * batch->length);
+  const lm_kernels *const k = model->device->kernels;
+  k->upload(model->device, model->inputs, batch->inputs, bytes);
+  if (batch->targets) k->upload(model->device, model->targets, batch->targets, bytes);
 }
 
 bool lm_forward(lm_model *model, const lm_tensors *tensors, const lm_batch *batch) {
@@ -67,8 +74,8 @@ bool lm_forward(lm_model *model, const lm_tensors *tensors, const lm_batch *batc
   const int64_t rows = batch->batch * batch->length;
   const float *params[LM_UNIT_PARAMS];
 
+  upload(model, batch);
   if (!tensors->read_params(tensors->context, 0, params)) return false;
-  device->kernels->upload(device, model->inputs, batch->inputs, (size_t)rows);
   device->kernels->embed(device, rows, config->dim, model->inputs, params[LM_EMBED],
                          model->layers[0].in);
   for (int64_t i = 0; i < config->layers; ++i) {

@@ -3,7 +3,7 @@
  * forward and backward know neither.
  *
  * Tensors are row-major fp32 in the device's memory. Calls take effect in the order in which they
- * are made; but for download they may return before they are done. A failure is kept in
+ * are made; but for upload and download they may return before they are done. A failure is kept in
  * device->error, and ends the pass. Safe for C++. */
 #ifndef LM_KERNELS_H
 #define LM_KERNELS_H
@@ -79,7 +79,7 @@ typedef struct lm_kernels {
   void (*free)(lm_device *device, void *memory);
   void (*zero)(lm_device *device, void *to, size_t bytes);
   void (*copy)(lm_device *device, void *to, const void *from, size_t bytes);
-  /** From the host's memory, which may be written again on return. */
+  /** From the host's memory; waits. */
   void (*upload)(lm_device *device, void *to, const void *from, size_t bytes);
   /** To the host's memory; waits for it and all that was asked for before. */
   void (*download)(lm_device *device, void *to, const void *from, size_t bytes);

@@ -94,19 +94,38 @@ static double finish_step(lm_trainer *t, int64_t val_windows) {
   return loss;
 }
 
+static lm_batch draw_batch(lm_trainer *t, int64_t step, int64_t pass) {
+  const lm_options *const options = &t->options;
+  const lm_draw draw = {
+      .seed = (uint64_t)options->seed, .step = step, .part = pass * t->ranks + t->rank};
+  lm_data_train_batch(&t->data, &draw, options->batch, options->context, t->inputs, t->targets);
+  return (lm_batch){.batch = options->batch,
+                    .length = options->context,
+                    .inputs = t->inputs,
+                    .targets = t->targets,
+                    .loss_scale = 1.0f / (float)options->accumulate};
+}
+
+/* A pass whose gradients are not used. GPU libraries load kernels when they first run, which may
+ * wait for all that the GPU does: it must not happen where kernels of the optimizer wait for peers,
+ * who may be loading theirs. */
+static void warm_up(lm_trainer *t) {
+  const lm_batch batch = draw_batch(t, 0, 0);
+  double unused;
+  t->sharded.first = true;
+  t->sharded.last = false;
+  if (!lm_forward(&t->model, &t->tensors, &batch) || !lm_backward(&t->model, &t->tensors, &batch) ||
+      !lm_take_loss(&t->model, &unused)) {
+    lm_give_up(t, "first pass");
+  }
+}
+
 /* Forward and backward of all passes of a step. The step before is finished only after the first
  * forward, which has waited for its parameters one by one. */
 static void gradients(lm_trainer *t, int64_t step) {
   const lm_options *const options = &t->options;
   for (int64_t pass = 0; pass < options->accumulate; ++pass) {
-    const lm_draw draw = {
-        .seed = (uint64_t)options->seed, .step = step, .part = pass * t->ranks + t->rank};
-    lm_data_train_batch(&t->data, &draw, options->batch, options->context, t->inputs, t->targets);
-    const lm_batch batch = {.batch = options->batch,
-                            .length = options->context,
-                            .inputs = t->inputs,
-                            .targets = t->targets,
-                            .loss_scale = 1.0f / (float)options->accumulate};
+    const lm_batch batch = draw_batch(t, step, pass);
     t->sharded.first = pass == 0;
     t->sharded.last = pass == options->accumulate - 1;
     if (!lm_forward(&t->model, &t->tensors, &batch)) lm_give_up(t, "forward");
@@ -134,6 +153,7 @@ static void train(lm_trainer *t) {
   const lm_options *const options = &t->options;
   lm_must(t, lm_sharded_init_params(&t->sharded, t->rank, (uint64_t)options->seed),
           "initial values");
+  if (t->device.kind == LM_DEVICE_CUDA) warm_up(t);
   const double first_loss = validate(t, options->val_batches * options->batch);
   if (t->rank == 0) lm_progress_begin(&t->progress, first_loss);
   t->started = t->last_finished = lm_seconds();
