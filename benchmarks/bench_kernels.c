@@ -103,7 +103,7 @@ static void measure_cases(const bench_kernels_options *options, int32_t device,
       note(&times[k], options->steps, ms);
     }
   report->copy_ms = bench_series_quartiles(&copies);
-  report->copy_bytes = shard.numel * 8;
+  report->copy_bytes = bench_shard_copy_bytes(&shard);
   for (int k = 0; k < CASE_COUNT; ++k) {
     bench_kernels_result *result = &report->results[k];
     *result = (bench_kernels_result){.which = &cases[k],

@@ -92,8 +92,11 @@ int64_t bench_shard_launches(const bench_shard *shard, const bench_case *which);
 /** Milliseconds of a case, by the device's own events where it has such. */
 double bench_shard_run(bench_shard *shard, const bench_case *which);
 
-/** Milliseconds of copying one fp32 array of gradients to another place: numel * 8 bytes are read
- * or written. On the host, one thread's memcpy. */
+/** Milliseconds of copying every fp32 array of gradients, all BENCH_SOURCES of them, to another
+ *  place, one after the other; on the host, with one thread's memcpy. */
 double bench_shard_copy(bench_shard *shard);
+
+/** Bytes that it reads and writes. */
+int64_t bench_shard_copy_bytes(const bench_shard *shard);
 
 #endif
