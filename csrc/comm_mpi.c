@@ -205,3 +205,20 @@ zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options 
   MPI_Comm_free(&mpi);
   return zero1__create_done(options, status, &error);
 }
+
+/* MPI introduces the ranks, and is not needed after. */
+zero1_status zero1_comm_create_nccl_mpi(int32_t mpi_comm_f, const zero1_comm_options *options,
+                                        zero1_comm **comm) {
+  zero1__error error;
+  MPI_Comm mpi;
+  int rank, world_size;
+  if (comm) *comm = NULL;
+  zero1__error_clear(&error);
+  zero1_status status = duplicate(mpi_comm_f, &mpi, &error);
+  if (status) return zero1__create_done(options, status, &error);
+  MPI_Comm_rank(mpi, &rank);
+  MPI_Comm_size(mpi, &world_size);
+  status = zero1_comm_create_nccl_allgather(rank, world_size, mpi_allgather, &mpi, options, comm);
+  MPI_Comm_free(&mpi);
+  return status;
+}

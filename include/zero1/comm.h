@@ -35,10 +35,16 @@ typedef struct zero1_comm_options {
    *  too. Where k does not divide the world, or a node's ranks are not neighbours, every rank
    *  counts as a node of its own. */
   int32_t ranks_per_node;
-  int32_t reserved;
 
-  /** Bytes of receive buffers per optimizer between nodes: bounds the memory that exchange takes.
-   *  0 (default): 16 MiB. At least one block per rank is taken, whatever it says. */
+  /** NCCL: who sums the gradients. 0 (default): NCCL, in its own order and in the gradients' data
+   *  type, which is faster. 1: they are exchanged as they are and summed in fp32, in rank order
+   *  (config.reduce_group), with the same bits as every other communicator's. The same on every
+   *  rank. */
+  int32_t ordered;
+
+  /** Bytes of receive buffers per optimizer between nodes, and of NCCL where `ordered`: bounds the
+   *  memory that exchange takes. 0 (default): 16 MiB. At least one block per rank is taken, however
+   *  little it says. */
   int64_t workspace_bytes;
 
   /** Seconds without any progress after which a wait for a peer is an error. Default 600. */
@@ -101,8 +107,70 @@ ZERO1_API zero1_status zero1_comm_create_node(int32_t rank, int32_t world_size,
 ZERO1_API zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options *options,
                                              zero1_comm **comm);
 
+/* ---- NCCL ----
+ *
+ * The ranks are GPUs, of one machine or of several: each rank's is the calling thread's current
+ * CUDA device, and the optimizers that are made from the communicator run on it (config.device is
+ * ZERO1_DEVICE_CUDA). NCCL before 2.30 refuses two ranks on one GPU.
+ *
+ * Every optimizer gets communicators of its own, split from this one, so that several of them need
+ * not take turns in the same way on every rank. What a rank can find out by itself is told to all
+ * where they can agree; else its peers wait for it until options.timeout_seconds. Peers of one
+ * machine learn at once of a rank that fails, aborts or dies; those of other machines as NCCL
+ * does, or by config.timeout_seconds.
+ *
+ * All four: [in] options, or NULL for the defaults; [out] comm, owned by the caller; NULL on
+ * failure. ZERO1_ERR_UNSUPPORTED: this build has no NCCL. ZERO1_ERR_COMM: NCCL failed; the text is
+ * its own. ZERO1_ERR_TIMEOUT: some rank did not come. ZERO1_ERR_MISMATCH: names the option that
+ * differs. ZERO1_ERR_NO_DEVICE, ZERO1_ERR_DEVICE: as CUDA says. ZERO1_ERR_INVALID, _VERSION,
+ * _MEMORY. */
+
+/** The ranks of a communicator of NCCL, which is duplicated (ncclCommSplit): the caller keeps its
+ *  own, and only duplicates are ever aborted. Collective over it; nothing else may be under way on
+ *  it. Where it is a blocking one (NCCL's default), a rank that does not come is waited for without
+ *  end, as NCCL does.
+ *  [in] nccl_comm  an ncclComm_t; borrowed during create
+ *  ZERO1_ERR_INVALID: the thread's current device is not that of nccl_comm, among others. */
+ZERO1_API zero1_status zero1_comm_create_nccl(void *nccl_comm, const zero1_comm_options *options,
+                                              zero1_comm **comm);
+
+/** The ranks of an MPI communicator, each with its GPU. Collective over the MPI communicator, which
+ *  is used by create alone.
+ *  [in] mpi_comm_f  as in zero1_comm_create_mpi
+ *  ZERO1_ERR_UNSUPPORTED: this build has no MPI. ZERO1_ERR_STATE: MPI is not initialised, or
+ *  finalised. */
+ZERO1_API zero1_status zero1_comm_create_nccl_mpi(int32_t mpi_comm_f,
+                                                  const zero1_comm_options *options,
+                                                  zero1_comm **comm);
+
+/** Ranks that are introduced to each other by the caller's all-gather. Collective.
+ *  [in] rank, world_size  this rank's place: 0 <= rank < world_size
+ *  [in] allgather         see zero1_allgather_fn
+ *  [in] context           passed to allgather
+ *  ZERO1_ERR_COMM: allgather failed, too. */
+ZERO1_API zero1_status zero1_comm_create_nccl_allgather(int32_t rank, int32_t world_size,
+                                                        zero1_allgather_fn allgather, void *context,
+                                                        const zero1_comm_options *options,
+                                                        zero1_comm **comm);
+
+/** Bytes of an id. */
+enum { ZERO1_NCCL_ID_BYTES = 128 };
+
+/** Ranks that know the same id, which one of them made. Collective.
+ *  [in] rank, world_size  as above
+ *  [in] unique_id         [unique_id_bytes] from zero1_nccl_unique_id or ncclGetUniqueId */
+ZERO1_API zero1_status zero1_comm_create_nccl_id(int32_t rank, int32_t world_size,
+                                                 const void *unique_id, size_t unique_id_bytes,
+                                                 const zero1_comm_options *options,
+                                                 zero1_comm **comm);
+
+/** An id for zero1_comm_create_nccl_id. Not collective: one rank makes it, and sends it to the
+ * others. [out] unique_id  [unique_id_bytes], which is ZERO1_NCCL_ID_BYTES ZERO1_ERR_INVALID,
+ * ZERO1_ERR_UNSUPPORTED, ZERO1_ERR_COMM. */
+ZERO1_API zero1_status zero1_nccl_unique_id(void *unique_id, size_t unique_id_bytes);
+
 /** This rank, the number of ranks, and the name of the backend ("self", "threads", "node",
- *  "exchange", "hierarchical"). Not collective. NULL gives -1, 0 and "". */
+ *  "exchange", "hierarchical", "nccl"). Not collective. NULL gives -1, 0 and "". */
 ZERO1_API int32_t zero1_comm_rank(const zero1_comm *comm);
 ZERO1_API int32_t zero1_comm_world_size(const zero1_comm *comm);
 ZERO1_API const char *zero1_comm_backend(const zero1_comm *comm);
