@@ -31,6 +31,7 @@ zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer) {
     optimizer->loss_told = 1;
     return optimizer->error.status;
   }
+  if (!optimizer->schedule.settled && !optimizer->schedule.by_device) return ZERO1_OK;
   if (!outcome->status || optimizer->schedule.told) return ZERO1_OK;
   optimizer->schedule.told = 1;
   optimizer->error = *outcome;

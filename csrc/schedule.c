@@ -130,6 +130,7 @@ zero1_status zero1__schedule_begin(zero1__schedule *schedule, const zero1__sched
   schedule->lane = parts->lane;
   schedule->wider = parts->wider;
   schedule->verdict.skip = 1;
+  schedule->settled = 1;
   zero1__outcome_clear(&schedule->outcome);
   zero1_status status = create_tables(schedule, error);
   if (!status) status = create_streams(schedule, error);
@@ -474,6 +475,7 @@ void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1
   /* Limits set since the first gradient was ready can add a pass; they cannot save one. */
   const int two_passes = schedule->two_passes || takes_two_passes(schedule);
   const int one_pass = came_to == ZERO1__CAME_TO_STEP && !two_passes;
+  schedule->settled = device->is_host; /* there, who asks has waited for the verdict */
   if (schedule->phase == ZERO1__PHASE_COLLECTING) {
     schedule->local = *local; /* before the streams are given what reads it */
     offer_rest(schedule);
@@ -524,5 +526,6 @@ void zero1__schedule_finish(zero1__schedule *schedule) {
     return;
   }
   device->ops->event_sync(device, schedule->finished);
+  schedule->settled = 1;
   if (!device->is_host) device->ops->times(device);
 }

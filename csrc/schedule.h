@@ -63,7 +63,9 @@ typedef struct zero1__schedule {
   uint32_t epoch;     /* of the step: attempts so far, wrapping */
   int64_t attempts;
   int64_t exposed_ns;
-  int32_t told; /* the caller knows of the last step's error */
+  int32_t told;    /* the caller knows of the last step's error */
+  int32_t settled; /* 1: nothing writes `outcome` now. Where the host decides for another device,
+                      the caller has waited for all of the last step */
 
   zero1__error local; /* what is wrong on this rank; goes into its record */
 
