@@ -8,7 +8,9 @@
 
 zero1__cuda_guard zero1__cuda_enter(zero1__cuda *cuda) {
   zero1__cuda_guard guard = {.device = cuda->index, .own = cuda->index};
-  if (cudaGetDevice(&guard.device)) guard.device = cuda->index;
+  const cudaError_t result = cudaGetDevice(&guard.device);
+  if (result) guard.device = guard.own;
+  zero1__cuda_forget(result);
   if (guard.device != guard.own)
     zero1__cuda_failed(cuda, "cudaSetDevice", cudaSetDevice(guard.own));
   return guard;

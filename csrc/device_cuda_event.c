@@ -219,12 +219,12 @@ static void look_task(void *context, const void *args) {
   }
 }
 
+/* Inline, it is this thread that waits. Otherwise it does only where there was no worker yet when
+ * the event was recorded, and then for nothing where that was in a capture. */
 static void wait_on_host(zero1__cuda *cuda, const zero1__cuda_queue *queue, cuda_event *event) {
-  if (event->last == NEVER || event->capture) return;
   if (event->last == ON_HOST) {
     zero1__stream_wait(queue->host, event->host);
   } else if (!queue->has_worker || !event->posted) {
-    /* Inline, it is this thread that waits; or there was no worker when it was recorded. */
     zero1__cuda_event_sync(&cuda->base, (zero1__event *)event);
   } else {
     const look_args look = {&event->flags->by_device, event->device_count};
