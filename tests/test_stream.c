@@ -103,6 +103,22 @@ static void pushing_does_not_wait(void) {
   free(log);
 }
 
+static void a_stream_is_waited_for(void) {
+  journal *const log = calloc(1, sizeof *log);
+  CHECK(log);
+  for (int inline_calls = 0; inline_calls <= 1; ++inline_calls) {
+    log->count = 0;
+    zero1__stream *const stream = make_stream(inline_calls);
+    zero1__stream_sync(stream);
+    push(stream, append_late, log, 0);
+    push(stream, append, log, 1);
+    zero1__stream_sync(stream);
+    check_ascending(log, 2);
+    zero1__stream_destroy(stream);
+  }
+  free(log);
+}
+
 /* An inline stream has no thread: its tasks have run when push returns, on the pusher's thread. */
 static void note_thread(void *context, const void *args) {
   (void)args;
@@ -351,10 +367,13 @@ static void a_caller_is_a_stream(void) {
   zero1__device *device;
   pthread_t ran_on;
   CHECK_STATUS(zero1__device_host_create(2, &device, NULL), ZERO1_OK);
-  zero1__stream *const caller = device->ops->stream_of_caller(device, NULL);
+  zero1__stream *const caller = device->ops->stream_of_caller(device, NULL, NULL);
   CHECK(caller);
-  CHECK(caller == device->ops->stream_of_caller(device, (void *)(intptr_t)-1));
-  CHECK(!device->ops->stream_of_caller(device, device));
+  CHECK(caller == device->ops->stream_of_caller(device, ZERO1_STREAM_DEFAULT, NULL));
+  zero1__error error;
+  zero1__error_clear(&error);
+  CHECK(!device->ops->stream_of_caller(device, device, &error));
+  CHECK_STATUS(error.status, ZERO1_ERR_INVALID);
   device->ops->host_call(device, caller, note_thread, &ran_on, NULL, 0);
   CHECK(pthread_equal(ran_on, pthread_self()));
   device->ops->destroy(device);
@@ -368,10 +387,17 @@ static void memory_is_zeroed_and_on_a_page(void) {
   CHECK_EQ((uintptr_t)memory % 4096, 0);
   for (int i = 0; i < 10000; ++i) CHECK_EQ(((char *)memory)[i], 0);
   memset(memory, 1, 10000);
-  device->ops->zero(device, device->ops->stream_of_caller(device, NULL), memory, 9999);
+  device->ops->zero(device, device->ops->stream_of_caller(device, NULL, NULL), memory, 9999);
   CHECK_EQ(((char *)memory)[9998], 0);
   CHECK_EQ(((char *)memory)[9999], 1);
+  const char three[] = {1, 2, 3};
+  device->ops->transfer(device, memory, three, 3);
+  device->ops->transfer(device, memory, NULL, 0);
+  CHECK_EQ(((char *)memory)[2], 3);
   device->ops->memory_free(device, memory, 10000);
+  CHECK_STATUS(device->ops->pinned_alloc(device, 10000, &memory, NULL), ZERO1_OK);
+  CHECK_EQ(((char *)memory)[9999], 0);
+  device->ops->pinned_free(device, memory, 10000);
   CHECK_STATUS(device->ops->memory_alloc(device, 0, &memory, NULL), ZERO1_OK);
   CHECK(!memory);
   device->ops->memory_free(device, memory, 0);
@@ -382,6 +408,7 @@ int main(void) {
   RUN(tasks_run_in_order);
   RUN(a_full_queue_waits);
   RUN(pushing_does_not_wait);
+  RUN(a_stream_is_waited_for);
   RUN(inline_calls_run_at_once_and_here);
   RUN(a_task_has_its_own_copy_of_args);
   RUN(an_event_that_was_never_recorded_holds_nobody);
