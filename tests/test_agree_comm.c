@@ -57,11 +57,14 @@ static void run_halves(int32_t all_per_node, const int32_t *shard_per_node, chec
   check_threads(4, &options, fn, what);
 }
 
+/* Ranks per node of all, and of each half; the last two are for the host alone, since on CUDA the
+ * ranks of all agree where those of each half do. */
+static const int32_t ways[][3] = {{0, 0, 0}, {0, 1, 1}, {1, 1, 1}, {1, 0, 0}, {0, 0, 1}};
+
 /* Over a node and between nodes, for all and for each half; without the guard, which could be one
  * pass in a half on one node and cannot in the other. */
 static void over_every_way(check_rank_fn fn) {
-  static const int32_t ways[][3] = {{0, 0, 0}, {1, 0, 0}, {0, 1, 1}, {1, 1, 1}, {0, 0, 1}};
-  for (int32_t way = 0; way < 5; ++way) {
+  for (int32_t way = 0; way < (device_is_cuda() ? 3 : 5); ++way) {
     for (int32_t guard = 0; guard < 2; ++guard) {
       halves what = {.guard = guard};
       run_halves(ways[way][0], &ways[way][1], fn, &what);
@@ -191,6 +194,28 @@ static void halves_that_come_for_different_things_are_told(void) {
   over_every_way(part_ways);
 }
 
+/* ---- on CUDA: all over the host, the halves on the GPU, or one of them ---- */
+
+static void try_half(int32_t rank, zero1_comm *all, void *arg) {
+  halves *const what = (halves *)arg;
+  const trainer_case train = case_of(rank / 2, 1);
+  zero1_config config = trainer_config(&train);
+  trainer self;
+  config.agree_comm = all;
+  config.timeout_seconds = 5;
+  CHECK_STATUS(trainer_try_create(&self, &train, what->shards[rank], &config),
+               ZERO1_ERR_UNSUPPORTED);
+  trainer_end(&self);
+  zero1_comm_destroy(&what->shards[rank]);
+}
+
+static void ways_that_cannot_agree_are_told(void) {
+  for (int32_t way = 3; way < 5 && device_is_cuda(); ++way) {
+    halves what = {.guard = 1};
+    run_halves(ways[way][0], &ways[way][1], try_half, &what);
+  }
+}
+
 int main(void) {
   device_skip_without();
   RUN(the_norm_is_that_of_both_halves);
@@ -198,5 +223,6 @@ int main(void) {
   RUN(both_halves_are_clipped_alike);
   RUN(an_error_in_one_half_stops_both);
   RUN(halves_that_come_for_different_things_are_told);
+  RUN(ways_that_cannot_agree_are_told);
   return check_summary();
 }

@@ -157,8 +157,10 @@ static void nodes_of_one_rank_sum_in_the_order_of_every_group(void) {
   check_every_group(8, 1);
 }
 
-/* The default is a node's ranks; another group is followed as well. */
+/* The default is a node's ranks; another group is followed as well. On CUDA the ranks take the path
+ * between single ranks, whose default is all of them. */
 static void check_nodes(int32_t world_size, int32_t ranks_per_node) {
+  const int32_t by_default = device_is_cuda() ? world_size : ranks_per_node;
   for (int32_t group = 0; group <= world_size; ++group) {
     if (group && world_size % group) continue;
     for (int32_t dtype = ZERO1_DTYPE_FP32; dtype <= ZERO1_DTYPE_BF16; ++dtype)
@@ -167,7 +169,7 @@ static void check_nodes(int32_t world_size, int32_t ranks_per_node) {
                                .reduce_group = group,
                                .grad_dtype = dtype,
                                .guard = 1,
-                               .group = group ? group : ranks_per_node});
+                               .group = group ? group : by_default});
   }
 }
 
