@@ -53,6 +53,7 @@ enum {
   AXIS_WORKSPACE,
   AXIS_GROUP,
   AXIS_FEW,
+  AXIS_OFFLOAD,
   AXIS_STREAMS,
   AXIS_COUNT
 };
@@ -106,6 +107,7 @@ static inline promise_case promise_case_of(const promise_sample *sample, int32_t
   static const int64_t buckets[] = {1, 700, 2000, (int64_t)1 << 40};
   static const char *const isas[] = {"baseline", "avx2", "avx512"};
   static const int64_t workspaces[] = {1, 40000, 0};
+  static const double offloads[] = {0, 0, 0.4, 1};
 #define PICK(axis, count) (sample->columns[axis][i] % (count))
   const int dtypes = PICK(AXIS_DTYPES, 4), mode = PICK(AXIS_MODE, 3), few = !PICK(AXIS_FEW, 5);
   const char *isa = isas[PICK(AXIS_ISA, 3)];
@@ -129,6 +131,7 @@ static inline promise_case promise_case_of(const promise_sample *sample, int32_t
                 .threads = 1 + PICK(AXIS_THREADS, 2),
                 .share_params = PICK(AXIS_SHARE, 2),
                 .overlap = PICK(AXIS_OVERLAP, 2),
+                .offload = offloads[PICK(AXIS_OFFLOAD, 4)],
                 .order = PICK(AXIS_ORDER, 3),
                 .microbatches = 1 + 2 * PICK(AXIS_MICROBATCHES, 2),
                 .split = PICK(AXIS_SPLIT, 2),
@@ -146,16 +149,16 @@ static inline promise_case promise_case_of(const promise_sample *sample, int32_t
 /* For the line that a failure prints. */
 static inline void promise_describe(const promise_case *what, char *text, size_t bytes) {
   const trainer_case *train = &what->train;
-  snprintf(
-      text, bytes,
-      "%d ranks, %d per node, %s, bucket %lld, threads %d, share %d, overlap %d, dtypes %d/%d, "
-      "order %d, microbatches %d, guard %d, clip %g, absences %d, split %d, workspace %lld, "
-      "reduce_group %d, %d parameters, root %d, streams %d",
-      what->world_size, what->ranks_per_node, what->isa, (long long)train->bucket_numel,
-      train->threads, train->share_params, train->overlap, train->param_dtype, train->grad_dtype,
-      train->order, train->microbatches, train->guard, train->max_grad_norm, train->absences,
-      train->split, (long long)what->workspace_bytes, train->reduce_group, train->param_count,
-      train->root, train->streams);
+  snprintf(text, bytes,
+           "%d ranks, %d per node, %s, bucket %lld, threads %d, share %d, overlap %d, offload %g, "
+           "dtypes %d/%d, "
+           "order %d, microbatches %d, guard %d, clip %g, absences %d, split %d, workspace %lld, "
+           "reduce_group %d, %d parameters, root %d, streams %d",
+           what->world_size, what->ranks_per_node, what->isa, (long long)train->bucket_numel,
+           train->threads, train->share_params, train->overlap, train->offload, train->param_dtype,
+           train->grad_dtype, train->order, train->microbatches, train->guard, train->max_grad_norm,
+           train->absences, train->split, (long long)what->workspace_bytes, train->reduce_group,
+           train->param_count, train->root, train->streams);
 }
 
 static inline void promise_check_alike(const promise_case *what, const trainer_result *mine,

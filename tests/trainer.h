@@ -40,6 +40,7 @@ typedef struct trainer_case {
   /* what must not */
   int64_t bucket_numel;
   int32_t reduce_group, threads, share_params, overlap;
+  double offload; /* on CUDA alone */
   int32_t order;        /* TRAINER_; random: another one on each rank */
   int32_t microbatches; /* 1 or 3 */
   int32_t split;        /* 1: reduce_grads, info, then step */
@@ -154,6 +155,7 @@ static inline zero1_config trainer_config(const trainer_case *what) {
   config.group_count = what->group_count;
   config.timeout_seconds = 60;
   config.device = what->on_host ? ZERO1_DEVICE_HOST : device_of_test();
+  config.offload = config.device == ZERO1_DEVICE_HOST ? 0 : what->offload;
   return config;
 }
 
