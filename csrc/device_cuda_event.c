@@ -40,7 +40,6 @@ struct zero1__cuda_flags {
 typedef enum { NEVER, ON_DEVICE, ON_HOST } recorded_on;
 
 typedef struct cuda_event {
-  zero1__cuda *cuda;
   cudaEvent_t handle;
   zero1__event *host;
   flag_pair *flags;
@@ -96,7 +95,6 @@ zero1_status zero1__cuda_event_create(zero1__device *device, zero1__event **out,
   *out = NULL;
   cuda_event *event = calloc(1, sizeof *event);
   if (!event) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for an event");
-  event->cuda = cuda;
   zero1_status status = take_pair(cuda, &event->flags, error);
   if (!status) status = zero1__event_create(&event->host, error);
   if (!status) {
