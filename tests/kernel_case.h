@@ -13,7 +13,7 @@
 #include "random.h"
 #include "rules.h"
 
-#define CASE_SOURCES_MAX 8
+#define CASE_SOURCES_MAX 9
 #define POISON 0x7fa5a5a5u /* a NaN: whoever reads it is found out, too */
 
 typedef struct case_options {
@@ -165,8 +165,12 @@ static inline void case_destroy(kernel_case *c) {
 }
 
 static inline zero1__sources case_sources(const kernel_case *c) {
-  return (zero1__sources){c->contributions, c->options.count, c->options.group,
-                          c->options.rank_begin, c->options.grad_dtype};
+  return (zero1__sources){.contributions = c->contributions,
+                          .visible = c->contributions,
+                          .count = c->options.count,
+                          .group = c->options.group,
+                          .rank_begin = c->options.rank_begin,
+                          .dtype = c->options.grad_dtype};
 }
 
 static inline zero1__reduce_job case_reduce_job(kernel_case *c) {
