@@ -274,6 +274,7 @@ static const zero1__device_ops cuda_ops = {
     .time_begin = zero1__cuda_time_begin,
     .time_end = zero1__cuda_time_end,
     .times = zero1__cuda_times_read,
+    .times_forget = zero1__cuda_times_forget,
     .open = cuda_open,
     .record = cuda_record,
     .agree_check = cuda_check,

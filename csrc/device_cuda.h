@@ -122,6 +122,7 @@ void zero1__cuda_flags_end(zero1__cuda *cuda);
 void zero1__cuda_time_begin(zero1__device *device, zero1__stream *stream, int64_t *elapsed_ns);
 void zero1__cuda_time_end(zero1__device *device, zero1__stream *stream);
 void zero1__cuda_times_read(zero1__device *device);
+void zero1__cuda_times_forget(zero1__device *device);
 zero1_status zero1__cuda_times_begin(zero1__cuda *cuda, zero1__error *error);
 void zero1__cuda_times_end(zero1__cuda *cuda);
 

@@ -108,3 +108,7 @@ void zero1__cuda_times_read(zero1__device *device) {
   }
   zero1__cuda_leave(&guard);
 }
+
+void zero1__cuda_times_forget(zero1__device *device) {
+  zero1__cuda_of(device)->times->used = 0;
+}

@@ -123,10 +123,12 @@ typedef struct zero1__device_ops {
                size_t bytes);
 
   /** Time between two calls on one stream grows *elapsed_ns by the next call of times; nothing
-   *  while it is captured. times: with the streams idle. */
+   *  while it is captured. times: with the streams idle. times_forget: between pairs of calls; what
+   *  has not been read by then, nobody will. */
   void (*time_begin)(zero1__device *device, zero1__stream *stream, int64_t *elapsed_ns);
   void (*time_end)(zero1__device *device, zero1__stream *stream);
   void (*times)(zero1__device *device);
+  void (*times_forget)(zero1__device *device);
 
   /* step_jobs.h */
   void (*open)(zero1__device *device, zero1__stream *stream, const zero1__open_job *job);

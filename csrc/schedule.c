@@ -427,6 +427,7 @@ static void open_on_device(zero1__schedule *schedule) {
   wait_for_callers(schedule, schedule->compute);
   ops->open(schedule->device, schedule->compute, &job);
   hand_to_comm(schedule, schedule->reduced);
+  ops->times_forget(schedule->device);
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
   schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;
 }
