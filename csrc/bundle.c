@@ -1,29 +1,36 @@
 #include "bundle.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
+int zero1__bundle_reaches(const zero1__port *port, const zero1__device *device) {
+  return device->is_host || port->wire->device_memory;
+}
+
 zero1_status zero1__bundle_open(zero1__bundle *bundle, const zero1__port *port,
-                                const zero1__layout *layout, int32_t capacity, size_t staging_bytes,
-                                zero1__error *error) {
+                                const zero1__layout *layout, zero1__device *device,
+                                int32_t capacity, size_t staging_bytes, zero1__error *error) {
+  void *staging;
   bundle->port = port;
   bundle->layout = layout;
+  bundle->device = device;
   bundle->requests = calloc((size_t)capacity + 1, sizeof *bundle->requests);
   bundle->landings = calloc((size_t)capacity + 1, sizeof *bundle->landings);
-  bundle->staging = malloc(staging_bytes + 1);
   bundle->capacity = capacity;
   bundle->staging_bytes = staging_bytes;
-  if (!bundle->requests || !bundle->landings || !bundle->staging)
-    return zero1__fail(error, ZERO1_ERR_MEMORY,
-                       "no memory for %d messages and %zu bytes of staging", capacity,
-                       staging_bytes);
-  return ZERO1_OK;
+  if (!bundle->requests || !bundle->landings)
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d messages", capacity);
+  const zero1_status status = device->ops->pinned_alloc(device, staging_bytes, &staging, error);
+  bundle->staging = staging;
+  return status;
 }
 
 void zero1__bundle_close(zero1__bundle *bundle) {
   free(bundle->requests);
   free(bundle->landings);
-  free(bundle->staging);
+  if (bundle->staging)
+    bundle->device->ops->pinned_free(bundle->device, bundle->staging, bundle->staging_bytes);
   memset(bundle, 0, sizeof *bundle);
 }
 
@@ -40,20 +47,39 @@ static int has_holes(const zero1__layout *layout, zero1__range blocks, int64_t *
   return holes;
 }
 
+static size_t span_bytes(zero1__range blocks, size_t each) {
+  return (size_t)(blocks.end - blocks.begin) * ZERO1__BLOCK * each;
+}
+
+/* A place in the staging until the bundle is empty. */
+static char *stage(zero1__bundle *bundle, zero1__range blocks, size_t each) {
+  char *const place = bundle->staging + bundle->staged_bytes;
+  bundle->staged_bytes += span_bytes(blocks, each);
+  assert(bundle->staged_bytes <= bundle->staging_bytes);
+  return place;
+}
+
 zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, zero1__range blocks, const void *data,
                                  size_t each) {
+  zero1__device *device = bundle->device;
   int64_t numel;
-  if (!has_holes(bundle->layout, blocks, &numel))
-    return (zero1__parcel){data, (size_t)numel * each};
-  char *begin = bundle->staging + bundle->staged_bytes, *next = begin;
+  const int holes = has_holes(bundle->layout, blocks, &numel);
+  const size_t bytes = (size_t)numel * each;
+  if (!bytes || (!holes && zero1__bundle_reaches(bundle->port, device)))
+    return (zero1__parcel){data, bytes};
+  char *begin = stage(bundle, blocks, each), *next = begin;
+  if (!device->is_host) {
+    device->ops->transfer(device, begin, data, holes ? span_bytes(blocks, each) : bytes);
+    data = begin;
+  }
+  if (!holes) return (zero1__parcel){begin, bytes};
   zero1__walk walk = zero1__walk_begin(bundle->layout, blocks);
   for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
     const size_t offset = (size_t)(segment.block - blocks.begin) * ZERO1__BLOCK * each;
-    memcpy(next, (const char *)data + offset, (size_t)segment.numel * each);
+    memmove(next, (const char *)data + offset, (size_t)segment.numel * each);
     next += (size_t)segment.numel * each;
   }
-  bundle->staged_bytes += (size_t)(next - begin);
-  return (zero1__parcel){begin, (size_t)(next - begin)};
+  return (zero1__parcel){begin, bytes};
 }
 
 zero1_status zero1__bundle_send(zero1__bundle *bundle, int32_t tag, zero1__parcel parcel,
@@ -63,13 +89,21 @@ zero1_status zero1__bundle_send(zero1__bundle *bundle, int32_t tag, zero1__parce
                           &bundle->requests[bundle->count++], error);
 }
 
-zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range blocks, void *data,
-                                size_t each, int32_t peer, zero1__error *error) {
+zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range blocks,
+                                zero1__target target, int32_t peer, zero1__error *error) {
+  const zero1__device *device = bundle->device;
   int64_t numel;
   const int holes = has_holes(bundle->layout, blocks, &numel);
+  zero1__landing landing = {
+      .blocks = blocks, .data = target.data, .each = target.each, .holes = holes};
   if (!numel) return ZERO1_OK;
-  if (holes) bundle->landings[bundle->landing_count++] = (zero1__landing){blocks, data, each};
-  return zero1__port_recv(bundle->port, data, (size_t)numel * each, peer, tag,
+  if (target.on_device && !device->is_host &&
+      (holes || !zero1__bundle_reaches(bundle->port, device))) {
+    landing.data = stage(bundle, blocks, target.each);
+    landing.target = target.data;
+  }
+  if (holes || landing.target) bundle->landings[bundle->landing_count++] = landing;
+  return zero1__port_recv(bundle->port, landing.data, (size_t)numel * target.each, peer, tag,
                           &bundle->requests[bundle->count++], error);
 }
 
@@ -92,11 +126,19 @@ static void spread(const zero1__layout *layout, const zero1__landing *landing) {
   }
 }
 
+static void land(zero1__bundle *bundle, const zero1__landing *landing) {
+  zero1__device *device = bundle->device;
+  if (landing->holes) spread(bundle->layout, landing);
+  if (landing->target)
+    device->ops->transfer(device, landing->target, landing->data,
+                          span_bytes(landing->blocks, landing->each));
+}
+
 zero1_status zero1__bundle_wait(zero1__bundle *bundle, const char *what, zero1__error *error) {
   const zero1_status status =
       zero1__port_wait(bundle->port, bundle->requests, bundle->count, what, error);
   if (status) return status;
-  for (int32_t i = 0; i < bundle->landing_count; ++i) spread(bundle->layout, &bundle->landings[i]);
+  for (int32_t i = 0; i < bundle->landing_count; ++i) land(bundle, &bundle->landings[i]);
   bundle->count = bundle->landing_count = 0;
   bundle->staged_bytes = 0;
   return ZERO1_OK;

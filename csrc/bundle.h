@@ -1,25 +1,43 @@
 /* Messages of blocks that are under way together: true elements alone travel, packed, and land at
- * their places. */
+ * their places.
+ *
+ * Gradients and parameters lie in memory of the device. Where the carrier reaches that (on the host
+ * it does), what has no holes is sent from there and received there. All else is staged, in memory
+ * that carrier and device both reach:
+ *
+ *   a send      copied from the device as it lies, then packed in place
+ *   a receive   spread in place, then copied to the device as it lies */
 #ifndef ZERO1__BUNDLE_H
 #define ZERO1__BUNDLE_H
 
+#include "device_ops.h"
 #include "layout.h"
 #include "wire.h"
 
-/** What a receive has to spread out once it has arrived. */
+/** What is left to do for a receive once it has arrived. */
 typedef struct zero1__landing {
   zero1__range blocks;
-  char *data;
+  char *data;   /* where it arrives */
+  void *target; /* memory of the device that is to have it; NULL: it stays */
   size_t each;
+  int32_t holes; /* 1: to be spread out */
 } zero1__landing;
+
+/** Where blocks are to be, `each` bytes an element. */
+typedef struct zero1__target {
+  void *data;
+  size_t each;
+  int32_t on_device; /* 0: memory that the carrier reaches in any case */
+} zero1__target;
 
 typedef struct zero1__bundle {
   const zero1__port *port;
   const zero1__layout *layout;
+  zero1__device *device;
   zero1__request *requests; /* [capacity] */
   zero1__landing *landings; /* [capacity] of receives only */
   int32_t capacity, count, landing_count;
-  char *staging; /* of what is sent packed */
+  char *staging; /* pinned */
   size_t staging_bytes, staged_bytes;
 } zero1__bundle;
 
@@ -29,15 +47,19 @@ typedef struct zero1__parcel {
   size_t bytes;
 } zero1__parcel;
 
-/** Room for `capacity` messages and `staging_bytes` of packed ones. `bundle` is zeroed; port and
- *  layout are borrowed until it is closed. ZERO1_ERR_MEMORY; closed after a failure too. */
+/** Whether the carrier reads and writes memory of the device itself. */
+int zero1__bundle_reaches(const zero1__port *port, const zero1__device *device);
+
+/** Room for `capacity` messages and `staging_bytes` of staged ones, which count with their holes.
+ *  `bundle` is zeroed; port, layout and device are borrowed until it is closed. ZERO1_ERR_MEMORY,
+ *  ZERO1_ERR_DEVICE; closed after a failure too. */
 zero1_status zero1__bundle_open(zero1__bundle *bundle, const zero1__port *port,
-                                const zero1__layout *layout, int32_t capacity, size_t staging_bytes,
-                                zero1__error *error);
+                                const zero1__layout *layout, zero1__device *device,
+                                int32_t capacity, size_t staging_bytes, zero1__error *error);
 void zero1__bundle_close(zero1__bundle *bundle);
 
-/** The true elements of `blocks`, `each` bytes apiece, whose first block is at `data`: in place
- *  where they have no holes, else packed into the staging, which must have room. */
+/** The true elements of `blocks`, `each` bytes apiece, whose first block is at `data`, memory of
+ * the device that nothing writes: in place, or packed into the staging, which must have room. */
 zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, zero1__range blocks, const void *data,
                                  size_t each);
 
@@ -45,11 +67,12 @@ zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, zero1__range blocks, con
 zero1_status zero1__bundle_send(zero1__bundle *bundle, int32_t tag, zero1__parcel parcel,
                                 int32_t peer, zero1__error *error);
 
-/** Posts the receive of what the peer packed of the same blocks; `data` has room for them all. */
-zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range blocks, void *data,
-                                size_t each, int32_t peer, zero1__error *error);
+/** Posts the receive of what the peer packed of the same blocks; the target has room for them all,
+ *  and so has the staging where it is on the device. */
+zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range blocks,
+                                zero1__target target, int32_t peer, zero1__error *error);
 
-/** Waits for all, and spreads out what arrived. The bundle is empty after it. */
+/** Waits for all, and brings what arrived to its places. The bundle is empty after it. */
 zero1_status zero1__bundle_wait(zero1__bundle *bundle, const char *what, zero1__error *error);
 
 /** Gives up what is under way; 0: its memory must never be freed. */

@@ -1,5 +1,9 @@
 /* Every rank exchanges with every rank, in chunks through a bounded ring: contributions arrive as
- * they are, 16 bits on the wire where the gradients have 16; their sum is fp32, in rank order. */
+ * they are, 16 bits on the wire where the gradients have 16; their sum is fp32, in rank order.
+ *
+ * On a device other than the host the calls below are still the host's, made by a thread that comes
+ * after the device's work by events: what they read is complete (bundle.h says how they reach it).
+ * Reduce reads the receive buffers, and this rank's own contribution where it is. */
 #include <stdlib.h>
 
 #include "wire_comm.h"
@@ -12,7 +16,7 @@ static void exchange_close(zero1__channel *channel) {
   zero1__wire_channel *self = self_of(channel);
   zero1__device *device = channel->config.device;
   zero1__wire_channel_close(self);
-  if (!self->abandoned) {
+  if (!zero1__wire_keeps_buffers(self)) {
     device->ops->memory_free(device, channel->params, zero1__params_bytes(&channel->config));
     device->ops->memory_free(device, channel->grads, zero1__grads_bytes(&channel->config));
   }
@@ -38,12 +42,24 @@ static void point_to_ring(zero1__wire_channel *self, size_t piece_bytes) {
   }
 }
 
+/* Of one bundle: what is sent of a chunk's gradients, to each peer its own; or the chunk of this
+ * rank's parameters. On a device also what arrives there. */
+static size_t staging_bytes(const zero1__wire_channel *self, size_t chunk_numel) {
+  const zero1__channel_config *config = &self->base.config;
+  const size_t peers = (size_t)self->base.comm->world_size - 1;
+  const size_t receives = config->device->is_host ? 0 : peers;
+  const size_t ring_receives = zero1__bundle_reaches(&self->port, config->device) ? receives : 0;
+  const size_t grads =
+      (peers + ring_receives) * chunk_numel * zero1__dtype_bytes(config->grad_dtype);
+  const size_t params = (1 + receives) * chunk_numel * zero1__dtype_bytes(config->param_dtype);
+  return grads > params ? grads : params;
+}
+
 static zero1_status open_local(zero1__wire_channel *self, zero1_comm *comm,
                                const zero1__channel_config *config, zero1__error *error) {
   zero1__channel *channel = &self->base;
   const int32_t world = comm->world_size;
   const size_t grad_each = zero1__dtype_bytes(config->grad_dtype);
-  const size_t param_each = zero1__dtype_bytes(config->param_dtype);
   const int64_t chunk_blocks =
       zero1__wire_chunk_blocks((zero1__wire_comm *)comm, config->layout, world, grad_each);
   const size_t chunk_numel = (size_t)chunk_blocks * ZERO1__BLOCK;
@@ -54,11 +70,10 @@ static zero1_status open_local(zero1__wire_channel *self, zero1_comm *comm,
   channel->reduce_group = config->reduce_group ? config->reduce_group : world;
   channel->params_bytes = zero1__params_bytes(config);
   channel->grads_bytes = zero1__grads_bytes(config);
-  size_t staging_bytes = chunk_numel * grad_each * (size_t)(world - 1);
-  if (staging_bytes < chunk_numel * param_each) staging_bytes = chunk_numel * param_each;
   if (!status)
-    status = zero1__wire_channel_open(
-        self, 2 * (world - 1), chunk_numel * grad_each * (size_t)world, staging_bytes, error);
+    status =
+        zero1__wire_channel_open(self, 2 * (world - 1), chunk_numel * grad_each * (size_t)world,
+                                 staging_bytes(self, chunk_numel), error);
   zero1__device *device = config->device;
   if (!status)
     status = device->ops->memory_alloc(device, channel->params_bytes, &channel->params, error);
@@ -100,9 +115,10 @@ static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint3
     const int64_t theirs = zero1__layout_shard(layout, chunk->bucket, to).begin;
     const zero1__range blocks = {theirs + chunk->part.begin, theirs + chunk->part.end};
     const char *data = (const char *)channel->grads + (size_t)blocks.begin * ZERO1__BLOCK * each;
-    zero1_status status = zero1__bundle_recv(bundle, ZERO1__TAG_EXCHANGE, chunk->blocks,
-                                             (void *)(uintptr_t)chunk->sources.contributions[from],
-                                             each, from, error);
+    const zero1__target target = {(void *)(uintptr_t)chunk->sources.contributions[from], each,
+                                  self->direct};
+    zero1_status status =
+        zero1__bundle_recv(bundle, ZERO1__TAG_EXCHANGE, chunk->blocks, target, from, error);
     if (!status)
       status = zero1__bundle_send(bundle, ZERO1__TAG_EXCHANGE,
                                   zero1__bundle_pack(bundle, blocks, data, each), to, error);
@@ -111,11 +127,20 @@ static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint3
   return ZERO1_OK;
 }
 
+/* Copies from and to a device that has failed did nothing, and say nothing. */
+static zero1_status check_copies(const zero1__channel *channel, zero1_status status,
+                                 zero1__error *error) {
+  zero1__device *device = channel->config.device;
+  return status || device->is_host ? status : device->ops->check(device, error);
+}
+
 static zero1_status exchange_end(zero1__channel *channel, int64_t index, uint32_t epoch,
                                  zero1__error *error) {
   zero1__wire_channel *self = self_of(channel);
   (void)epoch;
-  return zero1__bundle_wait(&self->bundles[channel->chunks[index].ring], "its gradients", error);
+  const zero1_status status =
+      zero1__bundle_wait(&self->bundles[channel->chunks[index].ring], "its gradients", error);
+  return check_copies(channel, status, error);
 }
 
 static zero1__peers all_ranks(const zero1__channel *channel) {
@@ -125,11 +150,15 @@ static zero1__peers all_ranks(const zero1__channel *channel) {
 static zero1_status exchange_all_gather(zero1__channel *channel, int64_t bucket, uint32_t epoch,
                                         zero1__error *error) {
   (void)epoch;
-  return zero1__wire_gather(self_of(channel), bucket, all_ranks(channel), error);
+  const zero1_status status =
+      zero1__wire_gather(self_of(channel), bucket, all_ranks(channel), error);
+  return check_copies(channel, status, error);
 }
 
 static zero1_status exchange_broadcast(zero1__channel *channel, int32_t root, zero1__error *error) {
-  return zero1__wire_broadcast(self_of(channel), all_ranks(channel), root, error);
+  const zero1_status status =
+      zero1__wire_broadcast(self_of(channel), all_ranks(channel), root, error);
+  return check_copies(channel, status, error);
 }
 
 static void exchange_abort(zero1__channel *channel, const zero1__error *why) {

@@ -88,8 +88,7 @@ static zero1_status open_local(hier_channel *self, zero1_comm *comm,
 static zero1_status hier_open(zero1_comm *comm, const zero1__channel_config *config,
                               zero1__channel **out, zero1__error *error) {
   const zero1__wire_comm *wire_comm = (zero1__wire_comm *)comm;
-  const int other_order =
-      config->reduce_group && config->reduce_group != wire_comm->shape.size;
+  const int other_order = config->reduce_group && config->reduce_group != wire_comm->shape.size;
   /* Another order of sums than the node's needs every contribution by itself; a node's shared
    * memory is the host's. */
   if (other_order || !config->device->is_host)
@@ -137,10 +136,10 @@ static zero1_status hier_begin(zero1__channel *channel, int64_t index, uint32_t 
   for (int32_t i = 1; i < nodes; ++i) {
     const int32_t to = (self->node + i) % nodes, from = (self->node - i + nodes) % nodes;
     const zero1__partial *partial = &chunk->partials[to];
-    zero1_status status =
-        zero1__bundle_recv(bundle, ZERO1__TAG_EXCHANGE, chunk->blocks,
-                           (void *)(uintptr_t)chunk->sources.contributions[from], sizeof(float),
-                           from * self->node_size + self->index, error);
+    const zero1__target target = {(void *)(uintptr_t)chunk->sources.contributions[from],
+                                  sizeof(float), 0};
+    zero1_status status = zero1__bundle_recv(bundle, ZERO1__TAG_EXCHANGE, chunk->blocks, target,
+                                             from * self->node_size + self->index, error);
     if (!status)
       status = zero1__bundle_send(
           bundle, ZERO1__TAG_EXCHANGE,

@@ -54,6 +54,7 @@ struct zero1__wire {
   const zero1__wire_ops *ops;
   int32_t rank, world_size;
   int32_t next_port, port_count; /* ports are used again after port_count of them */
+  int32_t device_memory;         /* 1: messages may lie in memory of devices, too */
 };
 
 /** What a message is for: the tag within its port. */

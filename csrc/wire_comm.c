@@ -149,7 +149,9 @@ zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capa
                                       size_t slot_bytes, size_t staging_bytes,
                                       zero1__error *error) {
   const int32_t ring_count = ZERO1__RING_COUNT;
+  zero1__device *device = channel->base.config.device;
   channel->port.stop = &channel->stop;
+  channel->direct = zero1__bundle_reaches(&channel->port, device);
   channel->bundles = calloc((size_t)ring_count, sizeof *channel->bundles);
   if (!channel->bundles)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d bundles", ring_count);
@@ -159,11 +161,15 @@ zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capa
   for (int32_t i = 0; i < ring_count; ++i) {
     const zero1_status status =
         zero1__bundle_open(&channel->bundles[i], &channel->port, channel->base.config.layout,
-                           capacity, staging_bytes, error);
+                           device, capacity, staging_bytes, error);
     if (status) return status;
   }
-  zero1__device *device = channel->base.config.device;
-  return device->ops->memory_alloc(device, channel->ring_bytes, (void **)&channel->ring, error);
+  void *ring;
+  const zero1_status status =
+      channel->direct ? device->ops->memory_alloc(device, channel->ring_bytes, &ring, error)
+                      : device->ops->pinned_alloc(device, channel->ring_bytes, &ring, error);
+  channel->ring = ring;
+  return status;
 }
 
 void zero1__wire_channel_close(zero1__wire_channel *channel) {
@@ -174,7 +180,10 @@ void zero1__wire_channel_close(zero1__wire_channel *channel) {
   for (int32_t i = 0; channel->bundles && i < channel->base.ring_count; ++i)
     zero1__bundle_close(&channel->bundles[i]);
   free(channel->bundles);
-  device->ops->memory_free(device, channel->ring, channel->ring_bytes);
+  if (channel->direct)
+    device->ops->memory_free(device, channel->ring, channel->ring_bytes);
+  else
+    device->ops->pinned_free(device, channel->ring, channel->ring_bytes);
 }
 
 char *zero1__wire_slot(const zero1__wire_channel *channel, int32_t ring) {
@@ -205,9 +214,8 @@ static zero1_status post_part(zero1__wire_channel *channel, zero1__bundle *bundl
     const int32_t to = peer_at(peers, own + i), from = peer_at(peers, own - i);
     const int64_t theirs = zero1__layout_shard(layout, bucket, from).begin;
     const zero1__range land = {theirs + part.begin, theirs + part.end};
-    zero1_status status =
-        zero1__bundle_recv(bundle, ZERO1__TAG_GATHER, land,
-                           params + (size_t)land.begin * block_bytes, each, from, error);
+    const zero1__target target = {params + (size_t)land.begin * block_bytes, each, 1};
+    zero1_status status = zero1__bundle_recv(bundle, ZERO1__TAG_GATHER, land, target, from, error);
     if (!status) status = zero1__bundle_send(bundle, ZERO1__TAG_GATHER, parcel, to, error);
     if (status) return status;
   }
@@ -259,14 +267,29 @@ static zero1_status broadcast_piece(zero1__wire_channel *channel, char *data, si
   return status;
 }
 
+/* The same through the receive buffers, which nobody needs now. */
+static zero1_status broadcast_staged(zero1__wire_channel *channel, char *params, size_t bytes,
+                                     zero1__peers peers, int32_t root, zero1__error *error) {
+  zero1__device *device = channel->base.config.device;
+  const int is_root = channel->base.comm->rank == peer_at(peers, root);
+  if (is_root) device->ops->transfer(device, channel->ring, params, bytes);
+  const zero1_status status = broadcast_piece(channel, channel->ring, bytes, peers, root, error);
+  if (!status && !is_root) device->ops->transfer(device, params, channel->ring, bytes);
+  return status;
+}
+
 zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, zero1__peers peers, int32_t root,
                                    zero1__error *error) {
+  zero1__device *device = channel->base.config.device;
   const size_t total = zero1__params_bytes(&channel->base.config);
+  size_t most = PIECE_BYTES; /* the same on every rank, whether it is direct there or not */
   zero1_status status = ZERO1_OK;
-  for (size_t begin = 0; begin < total && !status; begin += PIECE_BYTES) {
-    const size_t bytes = total - begin < PIECE_BYTES ? total - begin : PIECE_BYTES;
-    status =
-        broadcast_piece(channel, (char *)channel->base.params + begin, bytes, peers, root, error);
+  if (!device->is_host && channel->ring_bytes < most) most = channel->ring_bytes;
+  for (size_t begin = 0; begin < total && !status; begin += most) {
+    char *params = (char *)channel->base.params + begin;
+    const size_t bytes = total - begin < most ? total - begin : most;
+    status = channel->direct ? broadcast_piece(channel, params, bytes, peers, root, error)
+                             : broadcast_staged(channel, params, bytes, peers, root, error);
   }
   return status;
 }

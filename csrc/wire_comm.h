@@ -44,7 +44,8 @@ extern const zero1__comm_ops zero1__hierarchical_ops;
 /** Chunks in flight: enough to keep a link busy while one is being reduced. */
 #define ZERO1__RING_COUNT 4
 
-/** The part of a channel that sends and receives. */
+/** The part of a channel that sends and receives. The receive buffers are memory that the device
+ *  reads: its own where the carrier reaches that, else pinned. */
 typedef struct zero1__wire_channel {
   zero1__channel base;
   zero1__port port;
@@ -52,7 +53,8 @@ typedef struct zero1__wire_channel {
   zero1__bundle *bundles; /* [base.ring_count] */
   char *ring;             /* receive buffers */
   size_t ring_bytes;
-  int32_t abandoned; /* the carrier may still touch this channel's memory: it is never freed */
+  int32_t direct;    /* 1: the carrier reaches memory of the device */
+  int32_t abandoned; /* the carrier may still touch memory that it reaches: it is never freed */
 } zero1__wire_channel;
 
 /** The next port. Every rank calls it in the same order, before anything that can fail on one rank
@@ -64,6 +66,11 @@ zero1__port zero1__wire_port(zero1_comm *comm, double timeout_seconds);
 zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capacity,
                                       size_t slot_bytes, size_t staging_bytes, zero1__error *error);
 void zero1__wire_channel_close(zero1__wire_channel *channel);
+
+/** After it: whether the carrier may still touch parameters and gradients. */
+static inline int zero1__wire_keeps_buffers(const zero1__wire_channel *channel) {
+  return channel->abandoned && channel->direct;
+}
 
 /** Receive buffer of a chunk. */
 char *zero1__wire_slot(const zero1__wire_channel *channel, int32_t ring);

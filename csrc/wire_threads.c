@@ -188,7 +188,10 @@ zero1_status zero1__wire_threads_create(zero1__hub *hub, int32_t rank, zero1__wi
   threads_wire *wire = calloc(1, sizeof *wire);
   *out = NULL;
   if (!wire) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for rank %d", rank);
-  wire->base = (zero1__wire){&threads_ops, rank, hub->world_size, 0, INT32_MAX / ZERO1__TAGS};
+  wire->base = (zero1__wire){.ops = &threads_ops,
+                             .rank = rank,
+                             .world_size = hub->world_size,
+                             .port_count = INT32_MAX / ZERO1__TAGS};
   wire->hub = hub;
   pthread_mutex_lock(&hub->mutex);
   hub->users += 1;
