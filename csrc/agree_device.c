@@ -95,6 +95,11 @@ void zero1__device_agreement_end(zero1__schedule *schedule) {
   free(agreement);
 }
 
+uint64_t zero1__device_agreement_bytes(const zero1__schedule *schedule) {
+  if (!schedule->by_device) return 0;
+  return sizeof(zero1__told) + groups_bytes(schedule) + bias_bytes(schedule);
+}
+
 /* ---- what the host is told ---- */
 
 static int64_t ended_now(const zero1__told *told) {

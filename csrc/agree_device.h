@@ -25,7 +25,11 @@ zero1_status zero1__device_agreement_begin(zero1__schedule *schedule, zero1__dev
                                            zero1__error *error);
 void zero1__device_agreement_end(zero1__schedule *schedule);
 
-/** Bytes that a rank sends in a device lane: its record, and a bit for every slot that is absent. */
+/** Bytes allocated for it, lanes left out; 0 where the host decides. */
+uint64_t zero1__device_agreement_bytes(const zero1__schedule *schedule);
+
+/** Bytes that a rank sends in a device lane: its record, and a bit for every slot that is absent.
+ */
 size_t zero1__device_record_bytes(int64_t slot_count);
 
 /** Enqueues what zero1__step_agree does on the host, in schedule->comm. */
