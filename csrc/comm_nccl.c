@@ -65,13 +65,15 @@ void zero1__nccl_users_abort(zero1__nccl_comm *comm, const zero1__step *step,
   pthread_mutex_unlock(&comm->mutex);
 }
 
-zero1__channel *zero1__nccl_users_channel(zero1__nccl_comm *comm, const zero1__step *step) {
-  zero1__channel *channel = NULL;
+/* The mutex is held all the while, so that the channel stays. */
+int zero1__nccl_users_fail(zero1__nccl_comm *comm, const zero1__step *step,
+                           const zero1__error *why) {
   pthread_mutex_lock(&comm->mutex);
-  for (zero1__nccl_user *user = comm->users; user && !channel; user = user->next)
-    if (user->step == step) channel = user->channel;
+  zero1__nccl_user *user = comm->users;
+  while (user && !(user->channel && user->step == step)) user = user->next;
+  if (user) zero1__channel_fail(user->channel, why);
   pthread_mutex_unlock(&comm->mutex);
-  return channel;
+  return user != NULL;
 }
 
 /* ---- the comm ---- */
@@ -117,6 +119,7 @@ typedef struct introduction {
 static zero1_status make(const introduction *start, const zero1_comm_options *options,
                          zero1__nccl_comm **out, zero1__error *error) {
   int device_index, version;
+  pthread_mutexattr_t attributes;
   const cudaError_t code = cudaGetDevice(&device_index);
   *out = NULL;
   if (code) return zero1__nccl_cuda_fail(error, code, "the current CUDA device");
@@ -124,7 +127,10 @@ static zero1_status make(const introduction *start, const zero1_comm_options *op
   if (result) return zero1__nccl_fail(error, result, "ncclGetVersion");
   zero1__nccl_comm *comm = calloc(1, sizeof *comm);
   if (!comm) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a communicator");
-  pthread_mutex_init(&comm->mutex, NULL);
+  pthread_mutexattr_init(&attributes);
+  pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_RECURSIVE);
+  pthread_mutex_init(&comm->mutex, &attributes);
+  pthread_mutexattr_destroy(&attributes);
   comm->base.ops = &nccl_ops;
   comm->base.rank = start->rank;
   comm->base.world_size = start->world_size;

@@ -23,7 +23,7 @@ typedef struct zero1__nccl_comm {
   int64_t workspace_bytes;
   zero1__node_shape shape; /* this rank's neighbours on its machine */
   zero1__watch *watch;     /* of them; or NULL */
-  pthread_mutex_t mutex;
+  pthread_mutex_t mutex;   /* recursive */
   zero1__nccl_user *users; /* under mutex */
 } zero1__nccl_comm;
 
@@ -42,8 +42,9 @@ void zero1__nccl_user_remove(zero1__nccl_comm *comm, zero1__nccl_user *user);
 void zero1__nccl_users_abort(zero1__nccl_comm *comm, const zero1__step *step,
                              const zero1__error *why);
 
-/** The channel of the optimizer with this step, if it is of this comm. */
-zero1__channel *zero1__nccl_users_channel(zero1__nccl_comm *comm, const zero1__step *step);
+/** Fails the channel of the optimizer with this step; 0: it is not of this comm. */
+int zero1__nccl_users_fail(zero1__nccl_comm *comm, const zero1__step *step,
+                           const zero1__error *why);
 
 /* nccl_lane.c */
 

@@ -27,13 +27,9 @@ static size_t all_bytes(const zero1__device_lane *lane) {
  * tells the host. */
 static void fail(void *context, const zero1__error *error) {
   nccl_device_lane *lane = context;
-  zero1__channel *channel = zero1__nccl_users_channel(comm_of(lane), lane->base.step);
-  if (channel) {
-    zero1__channel_fail(channel, error);
-  } else {
-    zero1__nccl_lose(lane->base.device, lane->base.step);
-    zero1__nccl_link_abort(&lane->link, error);
-  }
+  if (zero1__nccl_users_fail(comm_of(lane), lane->base.step, error)) return;
+  zero1__nccl_lose(lane->base.device, lane->base.step);
+  zero1__nccl_link_abort(&lane->link, error);
 }
 
 void zero1__nccl_device_lane_close(zero1__device_lane *base) {

@@ -1,6 +1,7 @@
 #include "nccl_link.h"
 
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -162,14 +163,22 @@ zero1_status zero1__nccl_link_split(zero1__nccl_link *link, zero1__nccl_link *fr
   zero1__nccl_link_borrow(link, NULL, timeout_seconds);
   link->rank = from->rank;
   link->world_size = from->world_size;
-  ncclComm_t parent = zero1__nccl_enter(from, error), child = NULL;
-  if (!parent) return error->status;
-  const ncclResult_t result = ncclCommSplit(parent, 0, from->rank, &child, &config);
-  zero1_status status = zero1__nccl_leave(from, result, "ncclCommSplit", error);
-  link->nccl = child; /* set no sooner than the parent says that it is done */
-  if (!status && !child)
-    status = zero1__fail(error, ZERO1_ERR_COMM, "ncclCommSplit gave no communicator");
-  return status ? status : wait_enqueued(link, timeout_seconds, "ncclCommSplit", error);
+  /* NCCL may fill it in later than this rank has lost patience: then it is never freed. */
+  ncclComm_t *child = calloc(1, sizeof *child);
+  if (!child) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a communicator");
+  ncclComm_t parent = zero1__nccl_enter(from, error);
+  if (!parent) {
+    free(child);
+    return error->status;
+  }
+  const ncclResult_t result = ncclCommSplit(parent, 0, from->rank, child, &config);
+  const zero1_status status = zero1__nccl_leave(from, result, "ncclCommSplit", error);
+  if (status == ZERO1_ERR_TIMEOUT) return status;
+  link->nccl = *child;
+  free(child);
+  if (status) return status;
+  if (!link->nccl) return zero1__fail(error, ZERO1_ERR_COMM, "ncclCommSplit gave no communicator");
+  return wait_enqueued(link, timeout_seconds, "ncclCommSplit", error);
 }
 
 /* The communicator, which from now on is nobody's but the caller's of this function. */

@@ -1,0 +1,558 @@
+// devices: standin
+// standin-delay: 100
+// sanitizers: address undefined thread
+
+/* Optimizers over the NCCL comm, ranks as threads: results, failures and what is told of them. Here
+ * over a stand-in for NCCL that is none. */
+#include "trainer.h"
+
+#if !defined(ZERO1_TESTS_CUDA) || !__has_include(<nccl.h>)
+int main(void) {
+  SKIP("a build without CUDA or NCCL");
+}
+#else
+  #include <nccl.h>
+  #include <time.h>
+
+  #include "standin_nccl.h"
+
+static const trainer_param params[] = {
+    {1000, 0, 0}, {7, 1, 0}, {257, 0, 0}, {30, 0, ZERO1_PARAM_FROZEN}, {5000, 1, 0}, {0, 0, 0},
+};
+
+static const zero1_group groups[] = {
+    {sizeof(zero1_group), 0.01, 0.9, 0.999, 1e-8, 0.1, 1, 0},
+    {sizeof(zero1_group), 0.002, 0.8, 0.95, 1e-6, 0.03, 0, 0},
+};
+
+enum { PARAMS = sizeof params / sizeof *params, STEPS = 5, MOST = 4 };
+
+static const trainer_case base = {.params = params,
+                                  .param_count = PARAMS,
+                                  .groups = groups,
+                                  .group_count = 2,
+                                  .steps = STEPS,
+                                  .guard = 1,
+                                  .schedule = 1,
+                                  .grad_scale = 0.37,
+                                  .max_grad_norm = 400,
+                                  .bucket_numel = 1500,
+                                  .threads = 1,
+                                  .overlap = 1,
+                                  .order = TRAINER_BACKWARD,
+                                  .microbatches = 1,
+                                  .streams = 2};
+
+static int64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void sleep_ms(int64_t ms) {
+  const struct timespec time = {ms / 1000, ms % 1000 * 1000000};
+  nanosleep(&time, NULL);
+}
+
+static zero1_comm_options options_of(int32_t ordered) {
+  zero1_comm_options options;
+  CHECK_STATUS(zero1_comm_options_init(&options, sizeof options), ZERO1_OK);
+  options.ordered = ordered;
+  options.timeout_seconds = 60;
+  return options;
+}
+
+/* ---- ranks as threads ---- */
+
+typedef struct world {
+  int32_t size;
+  zero1_comm_options options;
+  unsigned char id[ZERO1_NCCL_ID_BYTES];
+  void (*fn)(zero1_comm *comm, void *arg); /* NULL: alone(rank) makes its own */
+  void (*alone)(struct world *world, int32_t rank);
+  void *arg;
+} world;
+
+typedef struct rank_thread {
+  pthread_t thread;
+  world *in;
+  int32_t rank;
+} rank_thread;
+
+static void *rank_main(void *context) {
+  const rank_thread *self = (const rank_thread *)context;
+  world *in = self->in;
+  zero1_comm *comm;
+  char text[300] = "";
+  check__thread_rank = self->rank;
+  if (in->alone) {
+    in->alone(in, self->rank);
+    return NULL;
+  }
+  zero1_comm_options options = in->options;
+  options.error_text = text;
+  options.error_bytes = sizeof text;
+  const zero1_status status =
+      zero1_comm_create_nccl_id(self->rank, in->size, in->id, sizeof in->id, &options, &comm);
+  if (status) fprintf(stderr, "%s\n", text);
+  CHECK_STATUS(status, ZERO1_OK);
+  CHECK(!strcmp(zero1_comm_backend(comm), "nccl"));
+  in->fn(comm, in->arg);
+  zero1_comm_destroy(&comm);
+  return NULL;
+}
+
+static void run_world(world *in) {
+  rank_thread ranks[MOST];
+  CHECK(in->size <= MOST);
+  CHECK_STATUS(zero1_nccl_unique_id(in->id, sizeof in->id), ZERO1_OK);
+  for (int32_t r = 0; r < in->size; ++r) {
+    ranks[r] = (rank_thread){.in = in, .rank = r};
+    CHECK(!pthread_create(&ranks[r].thread, NULL, rank_main, &ranks[r]));
+  }
+  for (int32_t r = 0; r < in->size; ++r) CHECK(!pthread_join(ranks[r].thread, NULL));
+  CHECK_EQ(standin_nccl_live_comms(), 0);
+  CHECK_EQ(standin_nccl_live_registrations(), 0);
+}
+
+/* fn(comm, arg) on each of `size` ranks. */
+static void run_ranks(int32_t size, const zero1_comm_options *options,
+                      void (*fn)(zero1_comm *comm, void *arg), void *arg) {
+  world in = {.size = size, .options = *options, .fn = fn, .arg = arg};
+  run_world(&in);
+}
+
+/* ---- results ---- */
+
+typedef struct promise {
+  trainer_case what;
+  trainer_result expected;
+} promise;
+
+static void keep_promise(zero1_comm *comm, void *arg) {
+  const promise *made = (const promise *)arg;
+  trainer_result mine;
+  int64_t where = 0;
+  trainer_run(comm, &made->what, &mine);
+  const char *const difference = trainer_difference(&mine, &made->expected, &where);
+  if (difference) fprintf(stderr, "%s %" PRId64 " differs\n", difference, where);
+  CHECK(!difference);
+  trainer_result_free(&mine);
+}
+
+static void check_promise(const trainer_case *what, int32_t ordered, int64_t workspace_bytes) {
+  promise made = {.what = *what};
+  zero1_comm_options options = options_of(ordered);
+  options.workspace_bytes = workspace_bytes;
+  trainer_run_alone(what, &made.expected);
+  for (int32_t size = 1; size <= MOST; ++size) {
+    made.what.reduce_group = ordered && size == 4 ? 2 : 0;
+    run_ranks(size, &options, keep_promise, &made);
+  }
+  trainer_result_free(&made.expected);
+}
+
+static void sums_of_whole_numbers_are_those_of_one_rank(void) {
+  for (int32_t ordered = 0; ordered < 2; ++ordered) check_promise(&base, ordered, 0);
+}
+
+static void so_are_those_of_bf16(void) {
+  trainer_case what = base;
+  what.param_dtype = what.grad_dtype = ZERO1_DTYPE_BF16;
+  for (int32_t ordered = 0; ordered < 2; ++ordered) check_promise(&what, ordered, 0);
+}
+
+static void so_are_those_through_a_ring_of_one_block(void) {
+  trainer_case what = base;
+  what.bucket_numel = (int64_t)1 << 40;
+  what.absences = 1;
+  check_promise(&what, 1, 1);
+}
+
+static void so_are_those_of_steps_in_halves(void) {
+  trainer_case what = base;
+  what.split = 1;
+  what.overlap = 0;
+  for (int32_t ordered = 0; ordered < 2; ++ordered) check_promise(&what, ordered, 0);
+}
+
+static void so_are_those_without_guard_and_clipping(void) {
+  trainer_case what = base;
+  what.guard = 0;
+  what.max_grad_norm = 0;
+  for (int32_t ordered = 0; ordered < 2; ++ordered) check_promise(&what, ordered, 0);
+}
+
+/* Rank 0 has 2^24 and rank 1 has 1, rank 2 has -2^24 and rank 3 has 1: in rank order that is 1, in
+ * NCCL's, around the ring, it depends on the shard. */
+static void spoil_order(trainer *self, int64_t param, void *grad) {
+  static const float values[] = {0x1p24f, 1, -0x1p24f, 1};
+  for (int64_t e = 0; e < self->what->params[param].numel; ++e)
+    trainer_store(grad, ZERO1_DTYPE_FP32, e, values[self->rank]);
+}
+
+static void sum_in_order(zero1_comm *comm, void *arg) {
+  double *norm = (double *)arg;
+  trainer self;
+  zero1_info info;
+  trainer_begin(&self, &base, comm);
+  self.spoil = spoil_order;
+  trainer_step(&self, 0, &info);
+  if (self.rank == 0) *norm = info.grad_norm;
+  trainer_end(&self);
+}
+
+static void ordered_sums_are_in_the_order_of_ranks(void) {
+  double norm = 0;
+  zero1_comm_options options = options_of(1);
+  run_ranks(4, &options, sum_in_order, &norm);
+  CHECK(norm == 0.37 * sqrt(1000 + 7 + 257 + 5000));
+  options.ordered = 0;
+  run_ranks(4, &options, sum_in_order, &norm);
+  CHECK(norm != 0.37 * sqrt(1000 + 7 + 257 + 5000)); /* or the test above says nothing */
+}
+
+/* ---- the guard ---- */
+
+static void spoil_one(trainer *self, int64_t param, void *grad) {
+  if (param == 2 && self->rank == 1) trainer_store(grad, self->what->grad_dtype, 256, NAN);
+}
+
+static void meet_nan(zero1_comm *comm, void *arg) {
+  const int32_t find = *(const int32_t *)arg;
+  zero1_config config = trainer_config(&base);
+  trainer self;
+  zero1_info info;
+  config.find_culprit = find;
+  CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_sync_params(self.optimizer, 0), ZERO1_OK);
+  self.spoil = spoil_one;
+  const uint64_t before = trainer_forward(&self);
+  CHECK(trainer_step(&self, 0, &info) == before);
+  CHECK_EQ(info.skipped, 1);
+  CHECK_EQ(info.skip_reason, ZERO1_SKIP_NONFINITE);
+  CHECK_EQ(info.bad_param, find ? 2 : -1);
+  CHECK_EQ(info.bad_rank, find ? 1 : -1);
+  self.spoil = NULL;
+  CHECK(trainer_step(&self, 1, &info) != before);
+  CHECK_EQ(info.skipped, 0);
+  CHECK_EQ(info.count, 1);
+  trainer_end(&self);
+}
+
+static void a_nan_is_skipped_and_its_culprit_found_where_that_is_asked_for(void) {
+  const zero1_comm_options options = options_of(0);
+  for (int32_t find = 0; find < 2; ++find) run_ranks(3, &options, meet_nan, &find);
+}
+
+static void ordered_sums_find_it_unasked(void) {
+  int32_t find = 1;
+  const zero1_comm_options options = options_of(1);
+  run_ranks(3, &options, meet_nan, &find);
+}
+
+/* ---- failures in the middle of a step ---- */
+
+typedef struct failure {
+  zero1_status status;
+  const char *words;
+} failure;
+
+/* Trains until it fails, which is soon. */
+static void train_to_failure(trainer *self, const failure *expected) {
+  zero1_status status = ZERO1_OK;
+  const int64_t begin_ms = now_ms();
+  for (int32_t step = 0; !status && step < STEPS; ++step) {
+    for (int32_t i = PARAMS - 1; i >= 0 && !status; --i) {
+      if (trainer_is_frozen(self, i)) continue;
+      status = zero1_optimizer_wait_grad(self->optimizer, i, trainer_stream(self, i));
+      if (!status) status = zero1_optimizer_grad_ready(self->optimizer, i, trainer_stream(self, i));
+    }
+    zero1_info info;
+    if (!status) status = zero1_optimizer_step(self->optimizer);
+    if (!status) status = zero1_optimizer_info(self->optimizer, &info, sizeof info);
+  }
+  const char *text = zero1_optimizer_last_error(self->optimizer);
+  if (!strstr(text, expected->words)) fprintf(stderr, "%s\n", text);
+  CHECK_STATUS(status, expected->status);
+  CHECK(strstr(text, expected->words));
+  CHECK(now_ms() - begin_ms < 5000);
+  CHECK_STATUS(zero1_optimizer_step(self->optimizer), ZERO1_ERR_SPENT);
+}
+
+static void fail_in_a_step(zero1_comm *comm, void *arg) {
+  trainer self;
+  trainer_begin(&self, &base, comm);
+  train_to_failure(&self, (const failure *)arg);
+  trainer_end(&self);
+  CHECK_STATUS(zero1_comm_barrier(comm), ZERO1_OK); /* the others are not touched by it */
+}
+
+static void an_error_of_nccl_is_everyones(void) {
+  static const char *const where[] = {"reduce-scatter:17", "all-gather:16", "send:14"};
+  static const failure expected = {ZERO1_ERR_COMM, "network error"};
+  for (int i = 0; i < 3; ++i) {
+    const zero1_comm_options options = options_of(i == 2);
+    setenv("ZERO1_STANDIN_NCCL_FAIL", where[i], 1);
+    run_ranks(2 + i % 2, &options, fail_in_a_step, (void *)(uintptr_t)&expected);
+    unsetenv("ZERO1_STANDIN_NCCL_FAIL");
+  }
+}
+
+static void give_up(zero1_comm *comm, void *arg) {
+  static const failure told = {ZERO1_ERR_ABORTED, "is tired"};
+  trainer self;
+  (void)arg;
+  trainer_begin(&self, &base, comm);
+  if (self.rank == 1) {
+    sleep_ms(50);
+    zero1_optimizer_abort(self.optimizer, "is tired");
+  } else {
+    train_to_failure(&self, &told);
+    CHECK(strstr(zero1_optimizer_last_error(self.optimizer), "rank"));
+  }
+  trainer_end(&self);
+  CHECK_STATUS(zero1_comm_barrier(comm), ZERO1_OK);
+}
+
+static void a_rank_that_aborts_releases_its_peers(void) {
+  for (int32_t ordered = 0; ordered < 2; ++ordered) {
+    const zero1_comm_options options = options_of(ordered);
+    run_ranks(3, &options, give_up, NULL);
+  }
+}
+
+static void stay_away(zero1_comm *comm, void *arg) {
+  static const failure late = {ZERO1_ERR_TIMEOUT, "within 0.5 s"};
+  zero1_config config = trainer_config(&base);
+  trainer self;
+  (void)arg;
+  config.timeout_seconds = 0.5;
+  CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_sync_params(self.optimizer, 0), ZERO1_OK);
+  if (self.rank == 1)
+    sleep_ms(2000);
+  else
+    train_to_failure(&self, &late);
+  trainer_end(&self);
+}
+
+static void a_rank_that_does_not_come_is_waited_for_until_the_timeout(void) {
+  const zero1_comm_options options = options_of(0);
+  run_ranks(2, &options, stay_away, NULL);
+}
+
+/* ---- several optimizers ---- */
+
+static void use_two(zero1_comm *comm, void *arg) {
+  trainer a, b;
+  zero1_info info;
+  (void)arg;
+  trainer_begin(&a, &base, comm);
+  trainer_begin(&b, &base, comm);
+  for (int32_t step = 0; step < 2; ++step) {
+    const uint64_t of_a = trainer_step(&a, step, &info);
+    CHECK(trainer_step(&b, step, &info) == of_a);
+  }
+  trainer_end(&a);
+  trainer_step(&b, 2, &info);
+  CHECK_EQ(info.count, 3);
+  trainer_end(&b);
+}
+
+static void several_optimizers_share_a_comm(void) {
+  const zero1_comm_options options = options_of(0);
+  run_ranks(2, &options, use_two, NULL);
+}
+
+/* ---- ways in ---- */
+
+typedef struct meeting {
+  pthread_barrier_t barrier;
+  char slots[MOST][4096];
+} meeting;
+
+typedef struct seat {
+  meeting *at;
+  int32_t rank, size;
+} seat;
+
+static int32_t meet(void *context, const void *in, void *out, size_t bytes) {
+  const seat *mine = (const seat *)context;
+  if (bytes > sizeof mine->at->slots[0]) return 1;
+  memcpy(mine->at->slots[mine->rank], in, bytes);
+  pthread_barrier_wait(&mine->at->barrier);
+  for (int32_t i = 0; i < mine->size; ++i)
+    memcpy((char *)out + (size_t)i * bytes, mine->at->slots[i], bytes);
+  pthread_barrier_wait(&mine->at->barrier);
+  return 0;
+}
+
+static void come_by_allgather(world *in, int32_t rank) {
+  seat mine = {(meeting *)in->arg, rank, in->size};
+  zero1_comm *comm;
+  CHECK_STATUS(zero1_comm_create_nccl_allgather(rank, in->size, meet, &mine, &in->options, &comm),
+               ZERO1_OK);
+  CHECK_EQ(zero1_comm_rank(comm), rank);
+  CHECK_EQ(zero1_comm_world_size(comm), in->size);
+  CHECK_EQ(zero1_comm_ranks_per_node(comm), 1);
+  CHECK_STATUS(zero1_comm_barrier(comm), ZERO1_OK);
+  zero1_comm_destroy(&comm);
+}
+
+static void a_callers_allgather_introduces_the_ranks(void) {
+  meeting at;
+  world in = {.size = 3, .options = options_of(0), .alone = come_by_allgather, .arg = &at};
+  CHECK(!pthread_barrier_init(&at.barrier, NULL, 3));
+  run_world(&in);
+  pthread_barrier_destroy(&at.barrier);
+}
+
+static void come_with_a_communicator(world *in, int32_t rank) {
+  ncclUniqueId id;
+  ncclComm_t mine;
+  zero1_comm *comm;
+  trainer self;
+  int count = 0;
+  memcpy(&id, in->id, sizeof id);
+  CHECK_EQ(ncclCommInitRank(&mine, in->size, id, rank), ncclSuccess);
+  CHECK_STATUS(zero1_comm_create_nccl(mine, &in->options, &comm), ZERO1_OK);
+  CHECK_EQ(zero1_comm_rank(comm), rank);
+  trainer_begin(&self, &base, comm);
+  if (rank == 0) zero1_optimizer_abort(self.optimizer, "for the test");
+  trainer_end(&self);
+  zero1_comm_destroy(&comm);
+  CHECK_EQ(ncclCommCount(mine, &count), ncclSuccess); /* only duplicates were aborted */
+  CHECK_EQ(count, in->size);
+  CHECK_EQ(ncclCommDestroy(mine), ncclSuccess);
+}
+
+static void a_callers_communicator_is_duplicated(void) {
+  world in = {.size = 2, .options = options_of(0), .alone = come_with_a_communicator};
+  run_world(&in);
+}
+
+/* ---- bad arguments ---- */
+
+typedef struct refusal {
+  zero1_status status;
+  const char *words;
+} refusal;
+
+static void be_refused(world *in, int32_t rank) {
+  const refusal *expected = (const refusal *)in->arg;
+  char text[300];
+  zero1_comm *comm = (zero1_comm *)(uintptr_t)1;
+  zero1_comm_options options = in->options;
+  options.error_text = text;
+  options.error_bytes = sizeof text;
+  if (rank == 1 && expected->status == ZERO1_ERR_MISMATCH) options.ordered = 1;
+  if (rank == 1 && expected->status == ZERO1_ERR_INVALID) options.ordered = 7;
+  const zero1_status status =
+      zero1_comm_create_nccl_id(rank, in->size, in->id, sizeof in->id, &options, &comm);
+  if (!strstr(text, expected->words)) fprintf(stderr, "%s\n", text);
+  CHECK_STATUS(status, expected->status);
+  CHECK(strstr(text, expected->words));
+  CHECK(!comm);
+}
+
+static void what_is_wrong_on_one_rank_is_told_to_all(void) {
+  static const refusal refusals[] = {{ZERO1_ERR_MISMATCH, "options.ordered is 0 on rank 0 and 1"},
+                                     {ZERO1_ERR_INVALID, "options.ordered is 7"}};
+  for (int i = 0; i < 2; ++i) {
+    world in = {.size = 3,
+                .options = options_of(0),
+                .alone = be_refused,
+                .arg = (void *)(uintptr_t)&refusals[i]};
+    run_world(&in);
+  }
+}
+
+static void two_ranks_on_one_gpu_are_refused_in_nccls_words(void) {
+  static const refusal refused = {ZERO1_ERR_COMM, "Duplicate GPU detected"};
+  world in = {
+      .size = 2, .options = options_of(0), .alone = be_refused, .arg = (void *)(uintptr_t)&refused};
+  setenv("ZERO1_STANDIN_NCCL_FAIL", "duplicate-gpu", 1);
+  run_world(&in);
+  unsetenv("ZERO1_STANDIN_NCCL_FAIL");
+}
+
+static void wait_for_nobody(world *in, int32_t rank) {
+  zero1_comm *comm;
+  zero1_comm_options options = in->options;
+  options.timeout_seconds = 0.2;
+  (void)rank;
+  CHECK_STATUS(zero1_comm_create_nccl_id(0, 2, in->id, sizeof in->id, &options, &comm),
+               ZERO1_ERR_TIMEOUT);
+  CHECK(!comm);
+}
+
+static void a_rank_that_never_comes_to_create_is_a_timeout(void) {
+  world in = {.size = 1, .options = options_of(0), .alone = wait_for_nobody};
+  run_world(&in);
+}
+
+static void arguments_are_checked(void) {
+  unsigned char id[ZERO1_NCCL_ID_BYTES] = "no id";
+  zero1_comm *comm;
+  CHECK_STATUS(zero1_nccl_unique_id(NULL, sizeof id), ZERO1_ERR_INVALID);
+  CHECK_STATUS(zero1_nccl_unique_id(id, 100), ZERO1_ERR_INVALID);
+  CHECK_STATUS(zero1_comm_create_nccl(NULL, NULL, &comm), ZERO1_ERR_INVALID);
+  CHECK(!comm);
+  CHECK_STATUS(zero1_comm_create_nccl_id(0, 0, id, sizeof id, NULL, &comm), ZERO1_ERR_INVALID);
+  CHECK_STATUS(zero1_comm_create_nccl_id(1, 1, id, sizeof id, NULL, &comm), ZERO1_ERR_INVALID);
+  CHECK_STATUS(zero1_comm_create_nccl_id(0, 1, NULL, sizeof id, NULL, &comm), ZERO1_ERR_INVALID);
+  CHECK_STATUS(zero1_comm_create_nccl_id(0, 1, id, 64, NULL, &comm), ZERO1_ERR_INVALID);
+  CHECK_STATUS(zero1_comm_create_nccl_id(0, 1, id, sizeof id, NULL, &comm), ZERO1_ERR_COMM);
+  CHECK_STATUS(zero1_comm_create_nccl_allgather(0, 1, NULL, NULL, NULL, &comm), ZERO1_ERR_INVALID);
+  CHECK_STATUS(zero1_comm_create_nccl_allgather(0, 0, meet, NULL, NULL, &comm), ZERO1_ERR_INVALID);
+  CHECK_EQ(standin_nccl_live_comms(), 0);
+}
+
+static void ask_for_what_cannot_be(zero1_comm *comm, void *arg) {
+  zero1_config config = trainer_config(&base);
+  trainer self;
+  (void)arg;
+  config.reduce_group = 1;
+  CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_ERR_UNSUPPORTED);
+  CHECK(strstr(zero1_comm_last_error(comm), "options.ordered"));
+  trainer_end(&self);
+  config = trainer_config(&base);
+  config.device = ZERO1_DEVICE_HOST;
+  CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_ERR_UNSUPPORTED);
+  CHECK(strstr(zero1_comm_last_error(comm), "CUDA"));
+  trainer_end(&self);
+  config = trainer_config(&base); /* no harm done */
+  CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_OK);
+  trainer_end(&self);
+}
+
+static void an_optimizer_that_nccl_cannot_serve_is_refused(void) {
+  const zero1_comm_options options = options_of(0);
+  run_ranks(2, &options, ask_for_what_cannot_be, NULL);
+}
+
+int main(void) {
+  device_skip_without();
+  RUN(arguments_are_checked);
+  RUN(a_callers_allgather_introduces_the_ranks);
+  RUN(sums_of_whole_numbers_are_those_of_one_rank);
+  RUN(so_are_those_of_bf16);
+  RUN(so_are_those_through_a_ring_of_one_block);
+  RUN(so_are_those_of_steps_in_halves);
+  RUN(so_are_those_without_guard_and_clipping);
+  RUN(ordered_sums_are_in_the_order_of_ranks);
+  RUN(a_nan_is_skipped_and_its_culprit_found_where_that_is_asked_for);
+  RUN(ordered_sums_find_it_unasked);
+  RUN(several_optimizers_share_a_comm);
+  RUN(a_callers_communicator_is_duplicated);
+  RUN(an_error_of_nccl_is_everyones);
+  RUN(a_rank_that_aborts_releases_its_peers);
+  RUN(a_rank_that_does_not_come_is_waited_for_until_the_timeout);
+  RUN(what_is_wrong_on_one_rank_is_told_to_all);
+  RUN(two_ranks_on_one_gpu_are_refused_in_nccls_words);
+  RUN(a_rank_that_never_comes_to_create_is_a_timeout);
+  RUN(an_optimizer_that_nccl_cannot_serve_is_refused);
+  return check_summary();
+}
+#endif
