@@ -110,7 +110,7 @@ static void absent_gradients_anywhere_are_noted(void) {
   zero1__record records[RANKS];
   fill(records);
   records[2].absent = 3;
-  CHECK_EQ(check(records).any_absent, 1);
+  CHECK_EQ(check(records).decision.any_absent, 1);
 }
 
 /* max_grad_norm / (grad_norm + 1e-6), where that is below 1. */
@@ -134,7 +134,7 @@ static void a_norm_above_the_threshold_is_skipped(void) {
   zero1__record records[RANKS];
   fill(records);
   set_limits(records, (zero1__limits){.grad_scale = 0.5, .skip_grad_norm = 2.5});
-  CHECK(!decide(records).skip);
+  CHECK(!decide(records).decision.skip);
   set_limits(records, (zero1__limits){.grad_scale = 0.5, .skip_grad_norm = 2.4});
   const zero1__outcome outcome = decide(records);
   CHECK_EQ(outcome.decision.skip, 1);
@@ -198,10 +198,10 @@ static void the_norm_has_no_order(void) {
     zero1__stats_clear(&records[i].stats);
     zero1__exact_sum_add(&records[i].stats.squares, squares[i]);
   }
-  const double norm = decide(records).grad_norm;
+  const double norm = decide(records).decision.grad_norm;
   for (int32_t turn = 1; turn < RANKS; ++turn) {
     for (int32_t i = 0; i < RANKS; ++i) turned[i] = records[(i + turn) % RANKS];
-    CHECK(decide(turned).grad_norm == norm);
+    CHECK(decide(turned).decision.grad_norm == norm);
   }
 }
 
