@@ -14,7 +14,8 @@ BYTES = {
     "reduce_fp32_1": 4, "reduce_fp32_2": 8 + 4, "reduce_fp32_4": 16 + 4,
     "reduce_bf16_1": 2, "reduce_bf16_2": 4 + 4, "reduce_bf16_4": 8 + 4,
     "update_fp32_fp32": 4 + 24, "update_bf16_fp32": 4 + 24 + 2, "update_bf16_bf16": 2 + 24 + 2,
-    "one_pass_fp32_fp32": 4 + 24, "one_pass_bf16_fp32": 4 + 24 + 2, "one_pass_bf16_bf16": 2 + 24 + 2,
+    "one_pass_fp32_fp32": 4 + 24, "one_pass_bf16_fp32": 4 + 24 + 2,
+    "one_pass_bf16_bf16": 2 + 24 + 2,
     "two_passes_fp32_fp32": 2 * 4 + 24, "two_passes_bf16_fp32": 2 * 4 + 24 + 2,
     "two_passes_bf16_bf16": 2 * 2 + 24 + 2,
 }  # yapf: disable

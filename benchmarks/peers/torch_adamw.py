@@ -98,7 +98,9 @@ def measure_copy(options: argparse.Namespace) -> list[float]:
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    q1, median, q3 = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    if len(times) == 1:
+        times = times * 2
+    q1, median, q3 = statistics.quantiles(times, n=4, method="inclusive")
     return {"ms": median, "ms_q1": q1, "ms_q3": q3}
 
 
