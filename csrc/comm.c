@@ -63,6 +63,9 @@ const char *zero1_comm_backend(const zero1_comm *comm) {
 int32_t zero1_comm_ranks_per_node(const zero1_comm *comm) {
   return comm ? comm->ranks_per_node : 0;
 }
+const char *zero1_comm_note(const zero1_comm *comm) {
+  return comm ? comm->note : "";
+}
 const char *zero1_comm_last_error(const zero1_comm *comm) {
   return comm ? comm->error.text : "";
 }

@@ -1,6 +1,7 @@
 /* The ranks of an MPI communicator: finds out who shares a machine with whom, and takes the comm
  * that fits. */
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,7 +132,13 @@ static int see_each_other(const facts *known, int32_t world_size, int32_t size) 
   return 1;
 }
 
-/* The wire has an MPI communicator of its own, so that `lane` outlives whatever fails here. */
+static void forget(facts *known) {
+  free(known->leaders);
+  free(known->identities);
+  *known = (facts){0};
+}
+
+/* The comm owns `mpi` from here on, after a failure too. */
 static zero1_status create_wired(zero1__lane *lane, MPI_Comm mpi, const facts *known, int32_t size,
                                  const zero1_comm_options *options, zero1_comm **comm,
                                  zero1__error *error) {
@@ -139,10 +146,7 @@ static zero1_status create_wired(zero1__lane *lane, MPI_Comm mpi, const facts *k
   const int32_t begin = rank / size * size;
   zero1__wire_comm_parts parts = {.shape = {.threads = 0, .rank_begin = begin, .size = size},
                                   .inline_calls = known->inline_calls};
-  MPI_Comm own;
-  const int code = MPI_Comm_dup(mpi, &own);
-  if (code) return zero1__mpi_fail(error, code, "MPI_Comm_dup");
-  zero1_status status = zero1__wire_mpi_create(own, &parts.wire, error);
+  zero1_status status = zero1__wire_mpi_create(mpi, &parts.wire, error);
   if (status) return status;
   status = zero1__watch_create(known->identities, world, rank, &parts.watch, error);
   if (!status)
@@ -154,29 +158,113 @@ static zero1_status create_wired(zero1__lane *lane, MPI_Comm mpi, const facts *k
   return status;
 }
 
+/* ---- messages where the ranks share a machine, and their GPUs cannot reach each other ---- */
+
+typedef struct messages {
+  MPI_Comm mpi; /* of the comm to be; MPI_COMM_NULL: taken */
+  facts known;
+  zero1_comm_options options;
+  zero1_comm *comm;     /* NULL until an optimizer needs it */
+  zero1__error failure; /* to make it: for good */
+} messages;
+
+static zero1_status messages_open(void *context, zero1__lane *lane, zero1_comm **comm,
+                                  zero1__error *error) {
+  messages *self = context;
+  zero1__error *failure = &self->failure;
+  *comm = NULL;
+  if (!self->comm && !failure->status) {
+    const MPI_Comm mpi = self->mpi;
+    self->mpi = MPI_COMM_NULL;
+    const zero1_status status =
+        create_wired(lane, mpi, &self->known, 1, &self->options, &self->comm, failure);
+    if (zero1__lane_agree(lane, status, failure)) zero1_comm_destroy(&self->comm);
+  }
+  if (failure->status) return zero1__fail(error, failure->status, "%s", failure->text);
+  *comm = self->comm;
+  return ZERO1_OK;
+}
+
+static void messages_destroy(void *context) {
+  messages *self = context;
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  if (self->mpi != MPI_COMM_NULL && !finalized) MPI_Comm_free(&self->mpi);
+  zero1_comm_destroy(&self->comm);
+  forget(&self->known);
+  free(self);
+}
+
+/* What it needs is set aside now: the caller's communicator may be gone by then. Takes `known`. */
+static zero1_status set_messages_aside(MPI_Comm mpi, facts *known,
+                                       const zero1_comm_options *options, zero1__node_comm *node,
+                                       zero1__error *error) {
+  messages *self = calloc(1, sizeof *self);
+  MPI_Comm own;
+  const int code = MPI_Comm_dup(mpi, &own); /* collective, whatever else fails */
+  if (code || !self) {
+    free(self);
+    if (code) return zero1__mpi_fail(error, code, "MPI_Comm_dup");
+    MPI_Comm_free(&own);
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a communicator");
+  }
+  *self = (messages){.mpi = own, .known = *known, .options = *options};
+  *known = (facts){0};
+  node->fallback = (zero1__node_fallback){self, messages_open, messages_destroy};
+  return ZERO1_OK;
+}
+
+/* ---- the comm ---- */
+
+static zero1_status create_node(zero1__lane *lane, MPI_Comm mpi, facts *known,
+                                const zero1_comm_options *options, zero1_comm **comm,
+                                zero1__error *error) {
+  zero1_status status = zero1__comm_node_create(lane, options, comm, error);
+  if (status || lane->comm->world_size == 1) return status;
+  status = set_messages_aside(mpi, known, options, (zero1__node_comm *)*comm, error);
+  status = zero1__lane_agree(lane, status, error);
+  if (status) zero1_comm_destroy(comm);
+  return status;
+}
+
+/* The wire has an MPI communicator of its own, so that `lane` outlives whatever fails here. */
+static zero1_status create_messages(zero1__lane *lane, MPI_Comm mpi, const facts *known,
+                                    int32_t size, const zero1_comm_options *options,
+                                    zero1_comm **comm, zero1__error *error) {
+  MPI_Comm own;
+  const int code = MPI_Comm_dup(mpi, &own);
+  zero1_status status = code ? zero1__mpi_fail(error, code, "MPI_Comm_dup")
+                             : create_wired(lane, own, known, size, options, comm, error);
+  status = zero1__lane_agree(lane, status, error);
+  if (status) zero1_comm_destroy(comm);
+  return status;
+}
+
+static zero1_status create_of(zero1__lane *lane, MPI_Comm mpi, facts *known,
+                              const zero1_comm_options *options, zero1_comm **comm,
+                              zero1__error *error) {
+  const int32_t world = lane->comm->world_size;
+  zero1__error why;
+  int32_t size = ranks_per_node(known->leaders, world, options->ranks_per_node);
+  if (!see_each_other(known, world, size)) size = 1;
+  if (size < world) return create_messages(lane, mpi, known, size, options, comm, error);
+  zero1__error_clear(&why);
+  zero1_status status = create_node(lane, mpi, known, options, comm, &why);
+  if (status != ZERO1_ERR_UNSUPPORTED || world == 1)
+    return status ? zero1__fail(error, status, "%s", why.text) : ZERO1_OK;
+  status = create_messages(lane, mpi, known, 1, options, comm, error); /* memory that is not seen */
+  if (!status)
+    snprintf((*comm)->note, sizeof(*comm)->note, "ranks of one machine exchange messages: %.350s",
+             why.text);
+  return status;
+}
+
 static zero1_status create(zero1__lane *lane, MPI_Comm mpi, const zero1_comm_options *options,
                            zero1_comm **comm, zero1__error *error) {
-  const int32_t world = lane->comm->world_size;
   facts known = {0};
   zero1_status status = learn(lane, mpi, &known, error);
-  if (!status) {
-    int32_t size = ranks_per_node(known.leaders, world, options->ranks_per_node);
-    if (!see_each_other(&known, world, size)) size = 1;
-    if (size == world) {
-      status = zero1__comm_node_create(lane, options, comm, error);
-      if (status == ZERO1_ERR_UNSUPPORTED && world > 1) { /* memory that cannot be seen: messages */
-        zero1__error_clear(error);
-        size = 1;
-      }
-    }
-    if (size < world) {
-      status = zero1__lane_agree(lane, create_wired(lane, mpi, &known, size, options, comm, error),
-                                 error);
-      if (status) zero1_comm_destroy(comm);
-    }
-  }
-  free(known.leaders);
-  free(known.identities);
+  if (!status) status = create_of(lane, mpi, &known, options, comm, error);
+  forget(&known);
   return status;
 }
 

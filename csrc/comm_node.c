@@ -3,6 +3,7 @@
  * copies them from their owner. No library is called once the ranks know each other. */
 #include "comm_node.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,9 +101,27 @@ static void point_to_peers(zero1__channel *channel) {
   }
 }
 
+/* Devices that reach each other, or else messages: then the host decides, over this comm's lanes.
+ */
+static zero1_status device_channel_open(zero1_comm *comm, const zero1__channel_config *config,
+                                        zero1__channel **out, zero1__error *error) {
+  const zero1__node_fallback *fallback = &((zero1__node_comm *)comm)->fallback;
+  zero1_comm *other;
+  zero1__error why;
+  zero1__error_clear(&why);
+  zero1_status status = zero1__node_device_channel_open(comm, config, out, &why);
+  if (status != ZERO1_ERR_UNSUPPORTED || !fallback->open)
+    return status ? zero1__fail(error, status, "%s", why.text) : ZERO1_OK;
+  status = fallback->open(fallback->context, comm->lane, &other, error);
+  if (!status) status = other->ops->channel_open(other, config, out, error);
+  if (!status)
+    snprintf(comm->note, sizeof comm->note, "GPUs exchange messages through MPI: %.350s", why.text);
+  return status;
+}
+
 static zero1_status node_channel_open(zero1_comm *comm, const zero1__channel_config *config,
                                       zero1__channel **out, zero1__error *error) {
-  if (!config->device->is_host) return zero1__node_device_channel_open(comm, config, out, error);
+  if (!config->device->is_host) return device_channel_open(comm, config, out, error);
   const zero1__node_comm *self = (zero1__node_comm *)comm;
   const int64_t whole = config->layout->bucket_blocks ? config->layout->bucket_blocks : 1;
   *out = NULL;
@@ -167,8 +186,10 @@ static void node_abort(zero1__channel *channel, const zero1__error *why) {
 /* ---- the comm ---- */
 
 static void node_destroy(zero1_comm *comm) {
+  zero1__node_comm *self = (zero1__node_comm *)comm;
+  if (self->fallback.destroy) self->fallback.destroy(self->fallback.context);
   if (comm->lane) node_lane_close(comm->lane);
-  zero1__watch_destroy(((zero1__node_comm *)comm)->watch);
+  zero1__watch_destroy(self->watch);
   free(comm);
 }
 
@@ -197,6 +218,7 @@ static zero1__node_comm *comm_alloc(const zero1__comm_ops *ops, int32_t rank, in
   comm->base.ranks_per_node = world_size;
   comm->base.timeout_seconds = timeout_seconds;
   comm->shape = (zero1__node_shape){ops == &threads_ops, 0, world_size};
+  pthread_mutex_init(&comm->mutex, NULL);
   return comm;
 }
 

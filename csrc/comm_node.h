@@ -4,11 +4,20 @@
 #include "comm_ops.h"
 #include "node.h"
 
+/** Another way between the same ranks, for channels whose devices cannot reach each other. */
+typedef struct zero1__node_fallback {
+  void *context; /* owned by the comm */
+  /** Collective over the lane. *comm is owned by the context; the same one every time. */
+  zero1_status (*open)(void *context, zero1__lane *lane, zero1_comm **comm, zero1__error *error);
+  void (*destroy)(void *context);
+} zero1__node_fallback;
+
 /** The handle of the comms `node` and `threads`. */
 typedef struct zero1__node_comm {
   zero1_comm base;
   zero1__node_shape shape;
-  zero1__watch *watch; /* NULL: threads */
+  zero1__watch *watch;           /* NULL: threads */
+  zero1__node_fallback fallback; /* zeroed: there is none; set by who made the comm */
 } zero1__node_comm;
 
 /** The node comm of ranks [0, world_size) of one machine, introduced by `lane`. Collective.

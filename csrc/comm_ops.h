@@ -36,7 +36,8 @@ struct zero1_comm {
   int32_t inline_calls;   /* 1: channels and lanes must be driven from the caller's own thread */
   double timeout_seconds;
   zero1__error error;
-  zero1__lane *lane; /* for what the caller's thread agrees on */
+  char note[ZERO1__ERROR_TEXT]; /* what zero1_comm_note says */
+  zero1__lane *lane;            /* for what the caller's thread agrees on */
 };
 
 struct zero1__lane {

@@ -96,7 +96,10 @@ ZERO1_API zero1_status zero1_comm_create_node(int32_t rank, int32_t world_size,
  *
  *  Between machines the library sends from threads of its own where MPI was started with
  *  MPI_THREAD_MULTIPLE; with less it sends inside the caller's own calls, so that less of the
- *  communication overlaps with computation. On one machine MPI is used by create alone.
+ *  communication overlaps with computation. On one machine MPI is used by create alone, but where
+ *  an optimizer's GPUs cannot reach each other's memory: that optimizer's ranks exchange messages,
+ *  as between machines, and zero1_comm_note says so. GPUs' memory is sent from, and received into,
+ *  where the MPI library says that it can do that; else through memory of the host.
  *
  *  [in]  mpi_comm_f  the communicator as Fortran's integer: MPI_Comm_c2f(comm), mpi4py's py2f()
  *  [in]  options     or NULL for the defaults
@@ -177,6 +180,11 @@ ZERO1_API const char *zero1_comm_backend(const zero1_comm *comm);
 
 /** Number of ranks that share memory with this one, itself included. Not collective. */
 ZERO1_API int32_t zero1_comm_ranks_per_node(const zero1_comm *comm);
+
+/** What the communicator had to do in another way than it was asked to, and why: as text, or "".
+ *  It may be said when the communicator is made, and when an optimizer is made from it. Not
+ *  collective. Never NULL; valid until the next call on `comm`. */
+ZERO1_API const char *zero1_comm_note(const zero1_comm *comm);
 
 /** Waits until every rank has called it. Collective.
  *  ZERO1_ERR_INVALID: NULL. ZERO1_ERR_PEER, _TIMEOUT, _COMM: some rank will never come; the text
