@@ -150,7 +150,8 @@ void lm_print_header(const lm_setting *setting) {
          ranks, zero1_comm_backend(setting->comm), zero1_comm_ranks_per_node(setting->comm),
          setting->threads, setting->threads == 1 ? "" : "s", dtype_name(options->param_dtype),
          dtype_name(options->grad_dtype));
-  if (setting->device->kind == LM_DEVICE_CUDA) printf("gpus     %s\n", setting->device->name);
+  if (setting->device->kind == LM_DEVICE_CUDA)
+    printf("gpu      %s (rank 0)\n", setting->device->name);
   printf("step     %" PRId32 " ranks x %" PRId64 " passes x %" PRId64 " sequences x %" PRId64
          " bytes = %" PRId64 " bytes\n",
          ranks, options->accumulate, options->batch, options->context,
