@@ -47,9 +47,6 @@ inline int grid_of(int64_t work, int resident, unsigned *grid) {
   return status;
 }
 
-/** The kernels of reduce_update.cu. */
-int load_reduce_update();
-
 // ---- flags: memory that other devices, or the host, write or read ----
 
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t *flag) {

@@ -2,6 +2,7 @@
 #include "step_rules.h"
 
 #include "common.cuh"
+#include "kernels.cuh"
 
 namespace zero1 {
 namespace {
@@ -232,9 +233,10 @@ using namespace zero1;
 extern "C" {
 
 int zero1__cuda_load(void) {
-  return first_of(load_reduce_update(), load(open_step), load(record_step), load(check_step),
-                  load(decide_step), load(tell_step), load(post), load(await), load(post_host),
-                  load(await_host), load(mail), load(pull), load(write));
+  return first_of(load_reduce(), load_update(), load_master_hash(), load(open_step),
+                  load(record_step), load(check_step), load(decide_step), load(tell_step),
+                  load(post), load(await), load(post_host), load(await_host), load(mail),
+                  load(pull), load(write));
 }
 
 int zero1__cuda_open(const zero1__open_job *job, zero1__cuda_stream stream) {
