@@ -190,6 +190,7 @@ static void node_destroy(zero1_comm *comm) {
   if (self->fallback.destroy) self->fallback.destroy(self->fallback.context);
   if (comm->lane) node_lane_close(comm->lane);
   zero1__watch_destroy(self->watch);
+  pthread_mutex_destroy(&self->mutex);
   free(comm);
 }
 

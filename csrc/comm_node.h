@@ -18,6 +18,8 @@ typedef struct zero1__node_comm {
   zero1__node_shape shape;
   zero1__watch *watch;           /* NULL: threads */
   zero1__node_fallback fallback; /* zeroed: there is none; set by who made the comm */
+  pthread_mutex_t mutex;         /* several optimizers, each with a thread of its own */
+  zero1__channel *devices;       /* channels in memory of a device; under mutex */
 } zero1__node_comm;
 
 /** The node comm of ranks [0, world_size) of one machine, introduced by `lane`. Collective.

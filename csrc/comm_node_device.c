@@ -8,6 +8,8 @@
  *     updated     [bucket_count]
  *     copied
  *
+ * and sees its own row in memory of the host, with one flag more: begun.
+ *
  * A kernel that waits cannot see that a peer has died, aborted or left: a lookout of the channel
  * does, and lets the device give up. A peer that has left (its optimizer is being destroyed) is
  * fine as long as nothing is expected from it. That ends when this rank offers a bucket, or
@@ -36,9 +38,11 @@ typedef struct device_channel {
   zero1__peer_memory memory;
   int64_t flag_count;
   void *flags, *params; /* tables in memory of the device */
-  void *seen; /* uint32_t [flag_count] of the host: this rank's own row, for its lookout */
+  void *seen; /* uint32_t [flag_count + 1] of the host: this rank's own row, for its lookout */
+  uint32_t begun_epoch; /* the last step of which something is in `seen` */
   zero1__lookout *lookout;
-  atomic_int offered; /* from now on, kernels may wait */
+  atomic_int used;             /* from now on, kernels may wait */
+  struct device_channel *next; /* of the comm */
 } device_channel;
 
 static device_channel *self_of(zero1__channel *channel) {
@@ -50,18 +54,22 @@ static int is_alone(const device_channel *self) {
   return self->base.comm->world_size == 1;
 }
 
-static size_t row_bytes(const device_channel *self) {
-  return (size_t)self->flag_count * sizeof(uint32_t);
+static int64_t begun(const device_channel *self) {
+  return self->flag_count;
 }
 
-/* The last step that kernels of this rank have come to: whatever they wait for, they have offered a
- * bucket before. */
+static size_t seen_bytes(const device_channel *self) {
+  return ((size_t)self->flag_count + 1) * sizeof(uint32_t);
+}
+
+/* The last step that kernels of this rank have come to: before they wait for the first time in a
+ * step, they have offered a bucket, or begun. */
 static uint32_t epoch_of(const device_channel *self) {
   const uint32_t *seen = self->seen;
-  uint32_t epoch = 0;
+  uint32_t epoch = __atomic_load_n(&seen[begun(self)], __ATOMIC_ACQUIRE);
   for (int64_t bucket = 0; bucket < self->base.config.layout->bucket_count; ++bucket) {
     const uint32_t offered = __atomic_load_n(&seen[bucket], __ATOMIC_ACQUIRE);
-    if (!bucket || (int32_t)(offered - epoch) > 0) epoch = offered;
+    if ((int32_t)(offered - epoch) > 0) epoch = offered;
   }
   return epoch;
 }
@@ -69,7 +77,7 @@ static uint32_t epoch_of(const device_channel *self) {
 static int look(void *context) {
   device_channel *self = context;
   zero1__error error;
-  if (!atomic_load_explicit(&self->offered, memory_order_acquire)) return 0;
+  if (!atomic_load_explicit(&self->used, memory_order_acquire)) return 0;
   if (zero1__channel_failure(&self->base, NULL)) return 1;
   zero1__error_clear(&error);
   zero1_status status = zero1__node_look(self->memory.node, &error);
@@ -80,15 +88,47 @@ static int look(void *context) {
   return 1;
 }
 
+/* ---- which channel a lane goes with: they have a step in common ---- */
+
+static void enlist(device_channel *self) {
+  zero1__node_comm *comm = (zero1__node_comm *)self->base.comm;
+  pthread_mutex_lock(&comm->mutex);
+  self->next = (device_channel *)comm->devices;
+  comm->devices = &self->base;
+  pthread_mutex_unlock(&comm->mutex);
+}
+
+static void unlist(device_channel *self) {
+  zero1__node_comm *comm = (zero1__node_comm *)self->base.comm;
+  pthread_mutex_lock(&comm->mutex);
+  device_channel *other = (device_channel *)comm->devices;
+  if (other == self) comm->devices = self->next ? &self->next->base : NULL;
+  for (; other; other = other->next)
+    if (other->next == self) other->next = self->next;
+  pthread_mutex_unlock(&comm->mutex);
+}
+
+static device_channel *channel_of_step(zero1_comm *base, const zero1__step *step) {
+  zero1__node_comm *comm = (zero1__node_comm *)base;
+  pthread_mutex_lock(&comm->mutex);
+  device_channel *channel = (device_channel *)comm->devices;
+  while (channel && channel->base.config.step != step) channel = channel->next;
+  pthread_mutex_unlock(&comm->mutex);
+  return channel;
+}
+
+/* ---- opening and closing ---- */
+
 static void device_channel_close(zero1__channel *channel) {
   device_channel *self = self_of(channel);
   zero1__device *device = channel->config.device;
   zero1__lookout_stop(self->lookout);
+  unlist(self);
   if (self->seen) zero1__peer_memory_leave(&self->memory, epoch_of(self));
   zero1__peer_memory_close(&self->memory);
   device->ops->memory_free(device, self->flags, table_bytes(channel->comm));
   device->ops->memory_free(device, self->params, table_bytes(channel->comm));
-  device->ops->pinned_free(device, self->seen, row_bytes(self));
+  device->ops->pinned_free(device, self->seen, seen_bytes(self));
   zero1__channel_end(channel);
   free(self);
 }
@@ -120,15 +160,15 @@ static void describe(device_channel *self) {
   channel->params_bytes = self->memory.config.bytes[PARAMS];
   channel->grads_bytes = self->memory.config.bytes[GRADS];
   channel->workspace_bytes += self->memory.config.bytes[INBOX] +
-                              zero1__peer_memory_workspace(&self->memory) + row_bytes(self) +
+                              zero1__peer_memory_workspace(&self->memory) + seen_bytes(self) +
                               2 * table_bytes(channel->comm);
 }
 
 /* What this rank does by itself once the peers' memory is there. */
 static zero1_status furnish(device_channel *self, zero1__error *error) {
   zero1__device *device = self->base.config.device;
-  const size_t row = (size_t)self->base.comm->rank * row_bytes(self);
-  zero1_status status = device->ops->pinned_alloc(device, row_bytes(self), &self->seen, error);
+  const size_t row = (size_t)self->base.comm->rank * (size_t)self->flag_count * sizeof(uint32_t);
+  zero1_status status = device->ops->pinned_alloc(device, seen_bytes(self), &self->seen, error);
   if (!status)
     status = zero1__peer_memory_table(&self->memory, INBOX, row, self->seen, &self->flags, error);
   if (!status)
@@ -168,6 +208,24 @@ static void await(device_channel *self, int64_t flag, int32_t skippable) {
   device->ops->await(device, self->base.stream, &job);
 }
 
+static void use(device_channel *self) {
+  atomic_store_explicit(&self->used, 1, memory_order_release);
+}
+
+/* For a rank's own lookout alone, where nothing else says that its kernels are in a step. */
+static void post_begun(device_channel *self, zero1__stream *stream) {
+  zero1__device *device = self->base.config.device;
+  const zero1__post_job job = {
+      .step = self->base.config.step,
+      .flags = (uint32_t *const *)self->flags + self->base.comm->world_size,
+      .offset = begun(self),
+      .count = 1};
+  use(self);
+  if (is_alone(self) || self->begun_epoch == self->base.epoch) return;
+  self->begun_epoch = self->base.epoch;
+  device->ops->post(device, stream, &job);
+}
+
 static int64_t updated(const device_channel *self, int64_t bucket) {
   return self->base.config.layout->bucket_count + bucket;
 }
@@ -179,10 +237,10 @@ static int64_t copied(const device_channel *self) {
 static zero1_status device_offer(zero1__channel *channel, int64_t bucket, uint32_t epoch,
                                  zero1__error *error) {
   device_channel *self = self_of(channel);
-  (void)epoch;
   const zero1_status status = zero1__peer_memory_refuse(&self->memory, error);
   if (status) return status;
-  atomic_store_explicit(&self->offered, 1, memory_order_release);
+  use(self);
+  self->begun_epoch = epoch;
   post(self, bucket, 0);
   return ZERO1_OK;
 }
@@ -233,6 +291,7 @@ static zero1_status device_broadcast(zero1__channel *channel, int32_t root, zero
   device_channel *self = self_of(channel);
   zero1__device *device = channel->config.device;
   zero1__node *node = self->memory.node;
+  use(self);
   zero1_status status = zero1__node_barrier(node, error); /* the root has written */
   if (status) return status;
   if (channel->comm->rank != root && channel->params_bytes)
@@ -286,6 +345,7 @@ zero1_status zero1__node_device_channel_open(zero1_comm *comm, const zero1__chan
   }
   if (!status) status = zero1__lane_agree(comm->lane, furnish(self, error), error);
   if (!status) {
+    enlist(self);
     *out = &self->base;
   } else if (self) {
     device_channel_close(&self->base);
@@ -297,6 +357,7 @@ zero1_status zero1__node_device_channel_open(zero1_comm *comm, const zero1__chan
 
 typedef struct device_lane {
   zero1__device_lane base;
+  device_channel *channel;      /* of the same optimizer; NULL: it has another comm */
   zero1__peer_memory mailboxes; /* one part */
   void *table;                  /* of them, in memory of the device */
   void *sequence;               /* uint32_t in memory of the device */
@@ -359,6 +420,7 @@ zero1_status zero1__node_device_lane_open(zero1_comm *comm, zero1__device *devic
   if (!status) {
     self->base = (zero1__device_lane){.comm = comm, .device = device, .step = step, .bytes = bytes};
     self->timeout_ns = zero1__seconds_ns(timeout_seconds);
+    self->channel = channel_of_step(comm, step);
     status = zero1__peer_memory_open(comm->lane, &memory, &self->mailboxes, error);
   }
   if (!status) status = zero1__lane_agree(comm->lane, furnish_lane(self, error), error);
@@ -386,6 +448,8 @@ zero1_status zero1__node_device_lane_gather(zero1__device_lane *lane, zero1__str
                                .count = lane->comm->world_size,
                                .timeout_ns = self->timeout_ns};
   const zero1_status status = zero1__peer_memory_refuse(&self->mailboxes, error);
-  if (!status) lane->device->ops->mail(lane->device, stream, &job);
-  return status;
+  if (status) return status;
+  if (self->channel) post_begun(self->channel, stream);
+  lane->device->ops->mail(lane->device, stream, &job);
+  return ZERO1_OK;
 }
