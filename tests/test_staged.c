@@ -1,0 +1,231 @@
+// sanitizers: address undefined thread
+// devices: standin cuda
+// standin-delay: 100
+// wrap: zero1__port_send
+// wrap: zero1__port_recv
+// timeout: 240
+
+/* Messages between ranks whose parameters and gradients lie in memory of a device: the carrier gets
+ * that memory where it says that it reaches it, and pinned memory else; the bits are the same.
+ * Ranks that abort, and a device that fails, while messages are under way. */
+#include <stdatomic.h>
+
+#include "misuse.h"
+#include "promise.h"
+#include "wire_comm.h"
+#if defined(ZERO1_TESTS_STANDIN)
+  #include "standin/standin.h"
+#endif
+
+/* ---- what the carrier is given ---- */
+
+static atomic_int in_device_memory, in_pinned_memory;
+static atomic_int device_is_reached; /* by the carrier of some rank */
+static atomic_int device_has_failed;
+
+static void look_at(const void *data) {
+  struct cudaPointerAttributes memory;
+  if (atomic_load(&device_has_failed)) return;
+  CHECK_CUDA(cudaPointerGetAttributes(&memory, data));
+  CHECK(memory.type == cudaMemoryTypeDevice || memory.type == cudaMemoryTypeHost);
+  if (memory.type == cudaMemoryTypeHost) {
+    atomic_fetch_add(&in_pinned_memory, 1);
+  } else {
+    CHECK(atomic_load(&device_is_reached));
+    atomic_fetch_add(&in_device_memory, 1);
+  }
+}
+
+zero1_status __real_zero1__port_send(const zero1__port *port, const void *data, size_t bytes,
+                                     int32_t peer, int32_t tag, zero1__request *request,
+                                     zero1__error *error);
+zero1_status __wrap_zero1__port_send(const zero1__port *port, const void *data, size_t bytes,
+                                     int32_t peer, int32_t tag, zero1__request *request,
+                                     zero1__error *error);
+zero1_status __wrap_zero1__port_send(const zero1__port *port, const void *data, size_t bytes,
+                                     int32_t peer, int32_t tag, zero1__request *request,
+                                     zero1__error *error) {
+  look_at(data);
+  return __real_zero1__port_send(port, data, bytes, peer, tag, request, error);
+}
+
+zero1_status __real_zero1__port_recv(const zero1__port *port, void *data, size_t bytes,
+                                     int32_t peer, int32_t tag, zero1__request *request,
+                                     zero1__error *error);
+zero1_status __wrap_zero1__port_recv(const zero1__port *port, void *data, size_t bytes,
+                                     int32_t peer, int32_t tag, zero1__request *request,
+                                     zero1__error *error);
+zero1_status __wrap_zero1__port_recv(const zero1__port *port, void *data, size_t bytes,
+                                     int32_t peer, int32_t tag, zero1__request *request,
+                                     zero1__error *error) {
+  look_at(data);
+  return __real_zero1__port_recv(port, data, bytes, peer, tag, request, error);
+}
+
+/* ---- the same bits ---- */
+
+typedef enum { STAGED, DIRECT, MIXED } carriage;
+
+typedef struct run {
+  const promise_case *what;
+  carriage how;
+  trainer_result reference;
+  trainer_result results[4];
+} run;
+
+/* MIXED: the carrier of rank 0 alone reaches memory of devices. */
+static void train_rank(int32_t rank, zero1_comm *comm, void *arg) {
+  run *const self = (run *)arg;
+  zero1__wire_comm *const wired = (zero1__wire_comm *)comm;
+  CHECK(!strcmp(zero1_comm_backend(comm), "exchange"));
+  CHECK(!wired->wire->device_memory);
+  wired->wire->device_memory = self->how == DIRECT || (self->how == MIXED && !rank);
+  trainer_run(comm, &self->what->train, &self->results[rank]);
+  CHECK(!strcmp(zero1_comm_note(comm), ""));
+}
+
+static void check_case(const promise_case *what, carriage how) {
+  run self = {.what = what, .how = how};
+  zero1_comm_options options;
+  trainer_run_alone(&what->train, &self.reference);
+  CHECK_STATUS(zero1_comm_options_init(&options, sizeof options), ZERO1_OK);
+  options.ranks_per_node = 1;
+  options.workspace_bytes = what->workspace_bytes;
+  check_threads(what->world_size, &options, train_rank, &self);
+  for (int32_t rank = 0; rank < what->world_size; ++rank) {
+    promise_check_alike(what, &self.results[rank], &self.reference);
+    trainer_result_free(&self.results[rank]);
+  }
+  trainer_result_free(&self.reference);
+}
+
+static void check_sample(uint64_t seed, carriage how) {
+  static const int32_t worlds[] = {2, 3, 4};
+  const promise_sample sample = promise_shuffle(seed, 12);
+  atomic_store(&device_is_reached, how != STAGED);
+  atomic_store(&in_device_memory, 0);
+  atomic_store(&in_pinned_memory, 0);
+  for (int32_t i = 0; i < 12; ++i) {
+    const promise_case what =
+        promise_case_of(&sample, i, worlds[sample.columns[AXIS_WORLD][i] % 3], 1);
+    check_case(&what, how);
+  }
+  /* What has holes is staged in any case. */
+  CHECK(atomic_load(&in_pinned_memory) > 0);
+  CHECK((atomic_load(&in_device_memory) > 0) == (how != STAGED));
+  atomic_store(&device_is_reached, 0);
+}
+
+static void messages_through_pinned_memory_give_the_same_bits(void) {
+  check_sample(21, STAGED);
+}
+
+#if defined(ZERO1_TESTS_STANDIN)
+/* The wire of memory copies with the host's processor: of the two, that reaches the stand-in's
+ * memory alone. */
+static void messages_in_memory_of_the_device_give_the_same_bits(void) {
+  check_sample(22, DIRECT);
+}
+
+static void a_rank_that_stages_and_one_that_does_not_understand_each_other(void) {
+  check_sample(23, MIXED);
+}
+#endif
+
+/* ---- what goes wrong ---- */
+
+enum { RANKS = 3, LOST = 1 };
+
+static void check_works(zero1_comm *comm) {
+  zero1_optimizer *optimizer;
+  CHECK_STATUS(misuse_create(comm, &optimizer), ZERO1_OK);
+  misuse_check_works(optimizer);
+  zero1_optimizer_destroy(&optimizer);
+}
+
+/* Steps until one fails. */
+static zero1_status step_until_lost(zero1_optimizer *optimizer) {
+  zero1_status status = ZERO1_OK;
+  for (int i = 0; i < 1000 && !status; ++i) status = misuse_step(optimizer);
+  return status;
+}
+
+static void abort_in_the_middle(int32_t rank, zero1_comm *comm, void *arg) {
+  const int in_backward = *(const int *)arg;
+  zero1_optimizer *optimizer;
+  CHECK_STATUS(misuse_create(comm, &optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), ZERO1_OK);
+  CHECK_STATUS(misuse_step(optimizer), ZERO1_OK);
+  if (rank == LOST) {
+    if (in_backward) CHECK_STATUS(misuse_backward(optimizer), ZERO1_OK);
+    zero1_optimizer_abort(optimizer, "no more data");
+    CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_ERR_SPENT);
+  } else {
+    CHECK_STATUS(step_until_lost(optimizer), ZERO1_ERR_ABORTED);
+    CHECK_TEXT(zero1_optimizer_last_error(optimizer), "rank 1 aborted: no more data");
+  }
+  zero1_optimizer_destroy(&optimizer);
+  check_works(comm); /* the communicator has lost nothing */
+}
+
+static void a_rank_that_aborts_is_told_to_its_peers(void) {
+  zero1_comm_options options;
+  misuse_options(1, 60, &options);
+  for (int in_backward = 0; in_backward < 2; ++in_backward)
+    check_threads(RANKS, &options, abort_in_the_middle, &in_backward);
+}
+
+#if defined(ZERO1_TESTS_STANDIN)
+static void lose_the_device(int32_t rank, zero1_comm *comm, void *arg) {
+  pthread_barrier_t *const barrier = (pthread_barrier_t *)arg;
+  zero1_optimizer *optimizer;
+  CHECK_STATUS(misuse_create(comm, &optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), ZERO1_OK);
+  CHECK_STATUS(misuse_backward(optimizer), ZERO1_OK);
+  pthread_barrier_wait(barrier);
+  atomic_store(&device_has_failed, 1);
+  if (!rank) standin_device_fault(cudaErrorIllegalAddress);
+  pthread_barrier_wait(barrier);
+  zero1_status status = zero1_optimizer_step(optimizer);
+  if (!status) status = zero1_optimizer_wait_params(optimizer, device_thread_stream());
+  if (!status) status = zero1_optimizer_info(optimizer, &(zero1_info){0}, sizeof(zero1_info));
+  CHECK_STATUS(status, ZERO1_ERR_DEVICE);
+  CHECK_TEXT(zero1_optimizer_last_error(optimizer), "an illegal memory access");
+  pthread_barrier_wait(barrier);
+  if (!rank) standin_device_fault(cudaSuccess);
+  pthread_barrier_wait(barrier);
+  zero1_optimizer_destroy(&optimizer);
+}
+
+static void a_device_that_fails_in_the_middle_is_told(void) {
+  zero1_comm_options options;
+  pthread_barrier_t barrier;
+  misuse_options(1, 60, &options);
+  CHECK(!pthread_barrier_init(&barrier, NULL, RANKS));
+  check_threads(RANKS, &options, lose_the_device, &barrier);
+  pthread_barrier_destroy(&barrier);
+}
+
+static void nothing_is_left(void) {
+  const standin_live live = standin_live_objects();
+  CHECK_EQ(live.device_memories, 0);
+  CHECK_EQ(live.host_memories, 0);
+  CHECK_EQ(live.streams, 0);
+  CHECK_EQ(live.events, 0);
+}
+#endif
+
+int main(void) {
+  device_skip_without();
+  RUN(messages_through_pinned_memory_give_the_same_bits);
+#if defined(ZERO1_TESTS_STANDIN)
+  RUN(messages_in_memory_of_the_device_give_the_same_bits);
+  RUN(a_rank_that_stages_and_one_that_does_not_understand_each_other);
+#endif
+  RUN(a_rank_that_aborts_is_told_to_its_peers);
+#if defined(ZERO1_TESTS_STANDIN)
+  RUN(nothing_is_left);
+  RUN(a_device_that_fails_in_the_middle_is_told);
+#endif
+  return check_summary();
+}
