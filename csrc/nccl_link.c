@@ -196,24 +196,30 @@ void zero1__nccl_link_abort(zero1__nccl_link *link, const zero1__error *why) {
   if (nccl) ncclCommAbort(nccl);
 }
 
-void zero1__nccl_link_close(zero1__nccl_link *link) {
-  if (!link->world_size) return; /* was never made */
+/* Whether NCCL is done with it, on this rank and on its peers. */
+static int finalize(zero1__nccl_link *link) {
+  const double patience =
+      link->timeout_seconds < CLOSE_SECONDS ? link->timeout_seconds : CLOSE_SECONDS;
+  ncclResult_t state;
   zero1__error error;
   zero1__error_clear(&error);
+  if (poll(link, &state, &error) || state) return 0;
   ncclComm_t nccl = zero1__nccl_enter(link, &error);
-  if (nccl) {
-    const ncclResult_t result = ncclCommFinalize(nccl);
-    pthread_mutex_unlock(&link->mutex);
-    const double patience =
-        link->timeout_seconds < CLOSE_SECONDS ? link->timeout_seconds : CLOSE_SECONDS;
-    const int quiet = (!result || result == ncclInProgress) &&
-                      !wait_enqueued(link, patience, "ncclCommFinalize", &error);
-    nccl = take(link);
-    if (nccl && quiet) {
-      ncclCommDestroy(nccl);
-    } else if (nccl) {
-      ncclCommAbort(nccl);
-    }
+  if (!nccl) return 0;
+  const ncclResult_t result = ncclCommFinalize(nccl);
+  pthread_mutex_unlock(&link->mutex);
+  if (result && result != ncclInProgress) return 0;
+  return !wait_enqueued(link, patience, "ncclCommFinalize", &error);
+}
+
+void zero1__nccl_link_close(zero1__nccl_link *link) {
+  if (!link->world_size) return; /* was never made */
+  const int quiet = finalize(link);
+  ncclComm_t nccl = take(link);
+  if (nccl && quiet) {
+    ncclCommDestroy(nccl);
+  } else if (nccl) {
+    ncclCommAbort(nccl);
   }
   zero1__node_close(link->node);
   pthread_mutex_destroy(&link->mutex);

@@ -85,6 +85,7 @@ static void *rank_main(void *context) {
   zero1_comm *comm;
   char text[300] = "";
   check__thread_rank = self->rank;
+  CHECK_CUDA(cudaSetDevice(self->rank));
   if (in->alone) {
     in->alone(in, self->rank);
     return NULL;
@@ -112,7 +113,6 @@ static void run_world(world *in) {
   }
   for (int32_t r = 0; r < in->size; ++r) CHECK(!pthread_join(ranks[r].thread, NULL));
   CHECK_EQ(standin_nccl_live_comms(), 0);
-  CHECK_EQ(standin_nccl_live_registrations(), 0);
 }
 
 /* fn(comm, arg) on each of `size` ranks. */
@@ -468,10 +468,15 @@ static void what_is_wrong_on_one_rank_is_told_to_all(void) {
   }
 }
 
+static void share_a_gpu(world *in, int32_t rank) {
+  CHECK_CUDA(cudaSetDevice(0));
+  be_refused(in, rank);
+}
+
 static void two_ranks_on_one_gpu_are_refused_in_nccls_words(void) {
   static const refusal refused = {ZERO1_ERR_COMM, "Duplicate GPU detected"};
   world in = {
-      .size = 2, .options = options_of(0), .alone = be_refused, .arg = (void *)(uintptr_t)&refused};
+      .size = 2, .options = options_of(0), .alone = share_a_gpu, .arg = (void *)(uintptr_t)&refused};
   setenv("ZERO1_STANDIN_NCCL_FAIL", "duplicate-gpu", 1);
   run_world(&in);
   unsetenv("ZERO1_STANDIN_NCCL_FAIL");
@@ -533,6 +538,7 @@ static void an_optimizer_that_nccl_cannot_serve_is_refused(void) {
 }
 
 int main(void) {
+  setenv("ZERO1_STANDIN_DEVICES", "4", 1); /* one for each rank, as NCCL would have it */
   device_skip_without();
   RUN(arguments_are_checked);
   RUN(a_callers_allgather_introduces_the_ranks);

@@ -23,14 +23,11 @@ enum { MAGIC = 0x5ccc1, ALIVE_POLLS = 1 };
 
 static _Thread_local char last_error[200];
 static struct ncclComm *_Atomic all_comms;
-static _Atomic int64_t live_comms, live_registrations;
+static _Atomic int64_t live_comms;
 static _Atomic uint32_t last_id;
 
 int64_t standin_nccl_live_comms(void) {
   return atomic_load(&live_comms);
-}
-int64_t standin_nccl_live_registrations(void) {
-  return atomic_load(&live_registrations);
 }
 
 void standin_nccl_pause(void) {
@@ -131,7 +128,6 @@ static void read_failure(struct ncclComm *comm) {
     standin_kind kind;
   } kinds[] = {{"reduce-scatter:", STANDIN_REDUCE_SCATTER},
                {"all-gather:", STANDIN_ALL_GATHER},
-               {"broadcast:", STANDIN_BROADCAST},
                {"send:", STANDIN_SEND}};
   const char *text = getenv("ZERO1_STANDIN_NCCL_FAIL");
   for (size_t i = 0; text && i < sizeof kinds / sizeof *kinds; ++i)
@@ -356,6 +352,8 @@ static void bury(ncclComm_t comm) {
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   check_handle(comm, "ncclCommDestroy");
+  for (int i = 0; i < STANDIN_NCCL_REGISTERED; ++i)
+    if (comm->registered[i]) misused("ncclCommDestroy", "a buffer is still registered");
   while (atomic_load(&comm->running)) standin_nccl_pause();
   bury(comm);
   return ncclSuccess;
@@ -415,20 +413,26 @@ ncclResult_t ncclMemFree(void *memory) {
   return cudaFree(memory) ? ncclUnhandledCudaError : ncclSuccess;
 }
 
-/* A registration is only counted. */
+/* A registration is only counted; it goes with its communicator at the latest. */
 static ncclResult_t add_registration(ncclComm_t comm, const char *call, void **handle) {
   const ncclResult_t result = enter(comm, call);
+  int at = 0;
   if (result) return result;
-  *handle = malloc(1);
-  atomic_fetch_add(&live_registrations, 1);
+  while (at < STANDIN_NCCL_REGISTERED && comm->registered[at]) ++at;
+  if (at == STANDIN_NCCL_REGISTERED) misused(call, "too many registrations");
+  comm->registered[at] = 1;
+  *handle = &comm->registered[at];
   return leave(comm);
 }
 
 static ncclResult_t remove_registration(ncclComm_t comm, const char *call, void *handle) {
   const ncclResult_t result = enter(comm, call);
+  char *registered = handle;
   if (result) return result;
-  free(handle);
-  atomic_fetch_sub(&live_registrations, 1);
+  if (registered < comm->registered || registered >= comm->registered + STANDIN_NCCL_REGISTERED ||
+      !*registered)
+    misused(call, "this is no registration of the communicator");
+  *registered = 0;
   return leave(comm);
 }
 

@@ -201,7 +201,7 @@ static void run_messages(ncclComm_t comm, const standin_call *calls, int32_t cou
 
 /* What fails stays in its stream until it is aborted, as a kernel of NCCL would. */
 static bool fails(ncclComm_t comm, const standin_call *call) {
-  if (!comm->fail_at || call->kind != comm->fail_kind) return false;
+  if (!comm->fail_at || call->kind != comm->fail_kind || call->dtype == ncclUint8) return false;
   const uint64_t number = atomic_fetch_add_explicit(&comm->exchanges, 1, memory_order_relaxed) + 1;
   if (number != comm->fail_at) return false;
   atomic_store(&comm->group->error, ncclRemoteError);

@@ -11,7 +11,12 @@
 
 #include "standin_nccl.h"
 
-enum { STANDIN_NCCL_RANKS = 8, STANDIN_NCCL_NAME = 96, STANDIN_NCCL_PENDING = 32 };
+enum {
+  STANDIN_NCCL_RANKS = 8,
+  STANDIN_NCCL_NAME = 96,
+  STANDIN_NCCL_PENDING = 32,
+  STANDIN_NCCL_REGISTERED = 16
+};
 
 typedef enum standin_kind {
   STANDIN_REDUCE_SCATTER,
@@ -75,6 +80,7 @@ struct ncclComm {
     cudaStream_t stream;
   } pending;
   int32_t pending_count;
+  char registered[STANDIN_NCCL_REGISTERED]; /* 1: the handle is its address */
   uint64_t splits;
   struct ncclComm **split_to; /* NULL: no split is under way */
   bool split_blocking;

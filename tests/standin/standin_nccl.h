@@ -3,7 +3,8 @@
  *
  * Environment, read when a communicator is made:
  *   ZERO1_STANDIN_NCCL_FAIL=reduce-scatter:N   the N-th of a communicator fails on every rank while
- *                                              it runs; so all-gather:N, broadcast:N, send:N
+ *                                              it runs; so all-gather:N and send:N. Those of bytes
+ *                                              do not count.
  *                          =duplicate-gpu      two ranks on one device are refused, as by NCCL
  *                                              before 2.30 */
 #ifndef ZERO1_TESTS_STANDIN_NCCL_H
@@ -15,10 +16,8 @@
 extern "C" {
 #endif
 
-/* Communicators that this process has not destroyed or aborted, and buffers and windows that it has
- * not deregistered from those. */
+/* Communicators that this process has not destroyed or aborted. */
 int64_t standin_nccl_live_comms(void);
-int64_t standin_nccl_live_registrations(void);
 
 #ifdef __cplusplus
 }
