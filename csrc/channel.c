@@ -138,8 +138,17 @@ void zero1__channel_fail(zero1__channel *channel, const zero1__error *error) {
   pthread_mutex_unlock(&channel->mutex);
   if (!first) return;
   channel->ops->abort(channel, error);
+  pthread_mutex_lock(&channel->mutex);
   for (size_t i = 0; i < sizeof channel->lanes / sizeof *channel->lanes; ++i)
     if (channel->lanes[i]) channel->lanes[i]->comm->ops->lane_abort(channel->lanes[i], error);
+  pthread_mutex_unlock(&channel->mutex);
+}
+
+void zero1__channel_set_lanes(zero1__channel *channel, zero1__lane *lane, zero1__lane *wider) {
+  pthread_mutex_lock(&channel->mutex);
+  channel->lanes[0] = lane;
+  channel->lanes[1] = wider;
+  pthread_mutex_unlock(&channel->mutex);
 }
 
 zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error) {

@@ -301,7 +301,7 @@ zero1_status zero1__comm_node_create_threads(int32_t world_size, double timeout_
     zero1__node_comm *comm = comm_alloc(&threads_ops, i, world_size, timeout_seconds);
     node_lane *lane = comm ? lane_alloc(&comm->base, timeout_seconds, error) : NULL;
     if (!lane) {
-      free(comm);
+      if (comm) node_destroy(&comm->base);
       status = zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d ranks", world_size);
       break;
     }

@@ -115,16 +115,17 @@ struct zero1__channel {
   pthread_mutex_t mutex;
   /* under mutex: the first failure of a call below; the later ones do nothing */
   zero1__error failure;
-  int32_t lost;          /* 1: there is a failure; read atomically: every call and every sum asks */
-  zero1__lane *lanes[2]; /* or NULL: of the same optimizer, whose peers must learn of a failure */
+  int32_t lost; /* 1: there is a failure; read atomically: every call and every sum asks */
+  /* or NULL, under mutex: of the same optimizer, whose peers must learn of a failure */
+  zero1__lane *lanes[2];
   zero1__partial *partials; /* of all chunks */
   const void **pointers;    /* contributions of all chunks and partials */
   size_t pointers_bytes;
   const void **visible_pointers; /* a copy in memory of the device; NULL: the device is the host */
 };
 
-/** A call of a channel that runs in a stream, or, on_device, on the caller's thread. `index` is a bucket or,
- *  where it says so, a chunk. `epoch` is that of the step which it belongs to. */
+/** A call of a channel that runs in a stream, or, on_device, on the caller's thread. `index` is a
+ * bucket or, where it says so, a chunk. `epoch` is that of the step which it belongs to. */
 typedef zero1_status (*zero1__channel_fn)(zero1__channel *channel, int64_t index, uint32_t epoch,
                                           zero1__error *error);
 
@@ -182,6 +183,9 @@ void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__
 /** Notes a failure of the channel: the first one stays, and wakes the peers that wait for this rank
  *  in the channel or its lanes. */
 void zero1__channel_fail(zero1__channel *channel, const zero1__error *error);
+
+/** The lanes of the same optimizer, or NULL. They are set back before they are closed. */
+void zero1__channel_set_lanes(zero1__channel *channel, zero1__lane *lane, zero1__lane *wider);
 
 /** The failure, or ZERO1_OK; *error, where given, gets a copy. */
 zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error);

@@ -190,9 +190,13 @@ static int32_t dead_peer(const zero1__node *node) {
   return -1;
 }
 
+/* This rank's own abort, which may be what it has heard from a peer, before others'. */
 static zero1_status aborted(const zero1__node *node, zero1__error *error) {
-  if (zero1__flag_reached(&station_of(node, node->rank)->aborted, 1))
-    return zero1__fail(error, ZERO1_ERR_ABORTED, "this rank aborted");
+  zero1__station *own = station_of(node, node->rank);
+  if (zero1__flag_reached(&own->aborted, 1))
+    return zero1__fail(error, own->reason_status, "%s%.*s",
+                       strncmp(own->reason, "aborted", 7) ? "" : "this rank ", REASON_BYTES,
+                       own->reason);
   for (int32_t i = 0; i < node->shape.size; ++i) {
     zero1__station *other = station_of(node, i);
     if (zero1__flag_reached(&other->aborted, 1))

@@ -232,22 +232,21 @@ static zero1_status create(zero1_optimizer *optimizer, const zero1_config *confi
                                              &optimizer->wider, error);
   if (!status) status = open_device_lanes(optimizer, error);
   if (!status) status = zero1__lane_agree(comm->lane, assemble(optimizer, error), error);
-  if (!status) {
-    optimizer->channel->lanes[0] = optimizer->lane;
-    optimizer->channel->lanes[1] = optimizer->wider;
-  }
+  if (!status) zero1__channel_set_lanes(optimizer->channel, optimizer->lane, optimizer->wider);
   return status;
 }
 
 static void release(zero1_optimizer *optimizer) {
   zero1__schedule_end(&optimizer->schedule);
   zero1__buffers_end(&optimizer->buffers);
-  if (optimizer->device_wider)
-    optimizer->device_wider->comm->ops->device_lane_close(optimizer->device_wider);
-  if (optimizer->device_lane) optimizer->comm->ops->device_lane_close(optimizer->device_lane);
+  /* In this order: lanes of devices and channels wait for the peers, who may wait in the others. */
+  if (optimizer->channel) zero1__channel_set_lanes(optimizer->channel, NULL, NULL);
   if (optimizer->wider) optimizer->wider->comm->ops->lane_close(optimizer->wider);
   if (optimizer->lane) optimizer->comm->ops->lane_close(optimizer->lane);
   if (optimizer->channel) optimizer->channel->ops->channel_close(optimizer->channel);
+  if (optimizer->device_wider)
+    optimizer->device_wider->comm->ops->device_lane_close(optimizer->device_wider);
+  if (optimizer->device_lane) optimizer->comm->ops->device_lane_close(optimizer->device_lane);
   if (optimizer->device) {
     optimizer->device->ops->memory_free(optimizer->device, optimizer->step,
                                         sizeof *optimizer->step);
