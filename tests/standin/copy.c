@@ -52,9 +52,16 @@ typedef struct copy_task {
   size_t bytes;
 } copy_task;
 
+/* A word is written whole, as on a GPU: kernels may look at it meanwhile. */
 static void copy_run(void *args) {
   const copy_task *task = args;
-  memmove(task->to, task->from, task->bytes);
+  uint32_t word;
+  if (task->bytes == sizeof word && (uintptr_t)task->to % sizeof word == 0) {
+    memcpy(&word, task->from, sizeof word);
+    __atomic_store_n((uint32_t *)task->to, word, __ATOMIC_RELAXED);
+  } else {
+    memmove(task->to, task->from, task->bytes);
+  }
 }
 
 typedef struct fill_task {
