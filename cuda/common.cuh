@@ -47,6 +47,14 @@ inline int grid_of(int64_t work, int resident, unsigned *grid) {
   return status;
 }
 
+/** A pointer that came from a table in memory, of which the compiler does not know where it points.
+ */
+template <typename Pointer>
+__device__ __forceinline__ Pointer in_global(Pointer pointer) {
+  __builtin_assume(__isGlobal(pointer));
+  return pointer;
+}
+
 // ---- flags: memory that other devices, or the host, write or read ----
 
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t *flag) {

@@ -57,7 +57,7 @@ struct source_table {
   __device__ __forceinline__ explicit source_table(const zero1__sources &sources)
       : table(sources.visible), count(sources.count), group(sources.group) {
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) pointer[k] = table[k];
+    for (int k = 0; k < kCount; ++k) pointer[k] = in_global(table[k]);
   }
 
   /** Loads of a whole block, for sum_loaded. */
@@ -80,7 +80,7 @@ struct source_table {
     } else {
 #pragma unroll 4
       for (int32_t k = 0; k < count; ++k)
-        sum.take(unpack(load_raw<dtype>(table[k], at, lane)), k == 0);
+        sum.take(unpack(load_raw<dtype>(in_global(table[k]), at, lane)), k == 0);
     }
     return arrange<dtype>(sum.done(), lane);
   }
@@ -89,7 +89,7 @@ struct source_table {
     ordered_sum sum(group);
 #pragma unroll 1
     for (int32_t k = 0; k < count; ++k)
-      sum.take(load_short<dtype>(table[k], at, numel, lane), k == 0);
+      sum.take(load_short<dtype>(in_global(table[k]), at, numel, lane), k == 0);
     return sum.done();
   }
 

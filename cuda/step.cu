@@ -153,7 +153,7 @@ __device__ __forceinline__ void send_mail(const zero1__mail_job &job, size_t slo
   const size_t words = job.bytes / sizeof(uint4);
   const size_t place = slots + size_t(job.rank) * job.bytes;
   for (int32_t peer = 0; peer < job.count; ++peer) {
-    uint4 *to = reinterpret_cast<uint4 *>(job.mailboxes[peer] + place);
+    uint4 *to = reinterpret_cast<uint4 *>(in_global(job.mailboxes[peer]) + place);
     for (size_t i = threadIdx.x; i < words; i += kMailThreads)
       to[i] = static_cast<const uint4 *>(job.mine)[i];
   }
@@ -197,9 +197,10 @@ __global__ void __launch_bounds__(kPullThreads, kPullResident)
   const int32_t peer = (job.rank + 1 + int32_t(blockIdx.y)) % job.count;
   const size_t begin = job.begin + size_t(peer) * job.shard_bytes;
   const size_t words = job.shard_bytes / sizeof(uint4);
-  const uint4 *from =
-      reinterpret_cast<const uint4 *>(static_cast<const char *>(job.params[peer]) + begin);
-  uint4 *to = reinterpret_cast<uint4 *>(static_cast<char *>(job.params[job.rank]) + begin);
+  const uint4 *from = reinterpret_cast<const uint4 *>(
+      static_cast<const char *>(in_global(job.params[peer])) + begin);
+  uint4 *to =
+      reinterpret_cast<uint4 *>(static_cast<char *>(in_global(job.params[job.rank])) + begin);
   const size_t stride = size_t(gridDim.x) * kPullThreads;
   size_t i = size_t(blockIdx.x) * kPullThreads + threadIdx.x;
   for (; i + (kPullWords - 1) * stride < words; i += kPullWords * stride) {
