@@ -29,19 +29,47 @@ static zero1_status give(zero1__peer_memory *memory, int32_t own, zero1__error *
   return ZERO1_OK;
 }
 
+typedef struct offer {
+  zero1__memory_key keys[ZERO1__PEER_PARTS];
+  uint64_t users; /* threads: address of the counter of the node's first rank */
+} offer;
+
+/* For threads, made by the node's first rank. */
+static zero1_status make_counter(const zero1__peer_memory *memory, int32_t own, atomic_int **users,
+                                 zero1__error *error) {
+  *users = NULL;
+  if (!memory->config.shape.threads || own != 0) return ZERO1_OK;
+  *users = malloc(sizeof **users);
+  if (!*users) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a node");
+  atomic_init(*users, size_of(memory));
+  return ZERO1_OK;
+}
+
+static void take_offers(zero1__peer_memory *memory, const offer *all) {
+  const int32_t size = size_of(memory), begin = memory->config.shape.rank_begin;
+  for (int32_t peer = 0; peer < size; ++peer)
+    for (int part = 0; part < ZERO1__PEER_PARTS; ++part)
+      memory->keys[part * size + peer] = all[begin + peer].keys[part];
+  memory->users = (atomic_int *)(uintptr_t)all[begin].users;
+}
+
 static zero1_status exchange_keys(zero1__lane *lane, zero1__peer_memory *memory, int32_t own,
                                   zero1__error *error) {
   const int32_t world = lane->comm->world_size, size = size_of(memory);
-  zero1__memory_key mine[ZERO1__PEER_PARTS];
-  zero1__memory_key(*all)[ZERO1__PEER_PARTS] = calloc((size_t)world, sizeof *all);
-  zero1_status status =
-      all ? ZERO1_OK : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d ranks", world);
-  for (int part = 0; part < ZERO1__PEER_PARTS; ++part) mine[part] = memory->keys[part * size + own];
+  offer mine;
+  atomic_int *users;
+  offer *all = calloc((size_t)world, sizeof *all);
+  zero1_status status = make_counter(memory, own, &users, error);
+  if (!all) status = zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d ranks", world);
+  for (int part = 0; part < ZERO1__PEER_PARTS; ++part)
+    mine.keys[part] = memory->keys[part * size + own];
+  mine.users = (uint64_t)(uintptr_t)users;
   status = zero1__lane_agree(lane, status, error);
-  if (!status) status = zero1__lane_gather(lane, mine, all, sizeof mine, error);
-  for (int32_t peer = 0; peer < size && !status; ++peer)
-    for (int part = 0; part < ZERO1__PEER_PARTS; ++part)
-      memory->keys[part * size + peer] = all[memory->config.shape.rank_begin + peer][part];
+  if (!status) status = zero1__lane_gather(lane, &mine, all, sizeof mine, error);
+  if (status)
+    free(users);
+  else
+    take_offers(memory, all);
   free(all);
   return status;
 }
@@ -104,20 +132,39 @@ static void unmap_peers(zero1__peer_memory *memory) {
     if (peer != own) unmap(memory, peer);
 }
 
-static void free_own(zero1__peer_memory *memory) {
+static void free_of(zero1__peer_memory *memory, int32_t peer) {
   zero1__device *device = memory->config.device;
   for (int part = 0; part < ZERO1__PEER_PARTS; ++part)
-    device->ops->memory_free(device, zero1__peer_memory_at(memory, part, memory->node->rank),
+    device->ops->memory_free(device, zero1__peer_memory_at(memory, part, peer),
                              memory->config.bytes[part]);
+}
+
+/* A thread's addresses are its peers', too. */
+static void close_of_threads(zero1__peer_memory *memory) {
+  if (atomic_fetch_sub(memory->users, 1) > 1) return;
+  for (int part = 0; part < ZERO1__PEER_PARTS; ++part)
+    for (int32_t peer = 0; peer < size_of(memory); ++peer) {
+      const int32_t at = part * size_of(memory) + peer;
+      memory->bases[at] = (void *)(uintptr_t)memory->keys[at].address;
+    }
+  for (int32_t peer = 0; peer < size_of(memory); ++peer) free_of(memory, peer);
+  free(memory->users);
+}
+
+static void close_of_processes(zero1__peer_memory *memory) {
+  unmap_peers(memory);
+  zero1__node_post(memory->node, RELEASED, 1);
+  zero1__node_part(memory->node, RELEASED);
+  free_of(memory, memory->node->rank);
 }
 
 void zero1__peer_memory_close(zero1__peer_memory *memory) {
   if (memory->node) {
     zero1__node_leave(memory->node);
-    unmap_peers(memory);
-    zero1__node_post(memory->node, RELEASED, 1);
-    zero1__node_part(memory->node, RELEASED);
-    free_own(memory);
+    if (memory->users)
+      close_of_threads(memory);
+    else
+      close_of_processes(memory);
     zero1__node_close(memory->node);
   }
   free(memory->bases);

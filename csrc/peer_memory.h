@@ -1,7 +1,10 @@
 /* Memory of the device that the ranks of a node see of each other, as mapping.h is of the host's.
- * It is given back together: a peer's kernels would meet memory that is gone. */
+ * It is given back together: a peer's kernels would meet memory that is gone. Processes wait for
+ * each other; of threads, the last one frees what all of them had. */
 #ifndef ZERO1__PEER_MEMORY_H
 #define ZERO1__PEER_MEMORY_H
+
+#include <stdatomic.h>
 
 #include "device_ops.h"
 #include "node.h"
@@ -24,6 +27,7 @@ typedef struct zero1__peer_memory {
   /* [ZERO1__PEER_PARTS][size], by part, then by rank of the node */
   void **bases;
   zero1__memory_key *keys;
+  atomic_int *users; /* threads: ranks that still use it; NULL: processes, or not shared yet */
 } zero1__peer_memory;
 
 /** Each rank allocates its parts, zeroed, and maps its peers'. Collective over the whole lane: all
@@ -33,8 +37,9 @@ typedef struct zero1__peer_memory {
 zero1_status zero1__peer_memory_open(zero1__lane *lane, const zero1__peer_memory_config *config,
                                      zero1__peer_memory *memory, zero1__error *error);
 
-/** Ends this rank's use of its peers' memory, waits until they have ended theirs of its own, as
- *  zero1__node_part does, and frees it. The device is done with all of it. Collective. */
+/** Ends this rank's use of its peers' memory. Processes wait until the peers have ended theirs of
+ *  this rank's, as zero1__node_part does, and free it. The device is done with all of it.
+ *  Collective; processes must end several of them in the same order. */
 void zero1__peer_memory_close(zero1__peer_memory *memory);
 
 /** A peer's part, as this rank sees it. */
