@@ -13,9 +13,9 @@
  * A kernel that waits cannot see that a peer has died, aborted or left: a lookout of the channel
  * does, and lets the device give up. A peer that has left (its optimizer is being destroyed) is
  * fine as long as nothing is expected from it. That ends when this rank offers a bucket, or
- * gathers, after the peer left; or when it is in a step, by the epoch in its device's memory, that
- * the peer had not come to when it left. What is left over - both are in one step, and made
- * different calls in it - ends with the kernels' own timeout. */
+ * gathers, after the peer left; or when this rank's kernels have begun a step that the peer had not
+ * come to when it left. What remains, ranks that made different calls in one step, ends with the
+ * kernels' own timeout, and so do waits in a lane of another comm than the channel's. */
 #include "comm_node_device.h"
 
 #include <stdatomic.h>
