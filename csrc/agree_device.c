@@ -35,6 +35,7 @@ struct zero1__device_agreement {
   int64_t tells;         /* of the step that is being enqueued */
   int64_t capture_tells; /* of the step that was captured last */
   int64_t seen_failed;   /* ticket of the last failure that was taken over */
+  int64_t known_failed;  /* ticket of the last failure that the caller knew by itself */
   int32_t replayed;      /* 1: `finished` says nothing about the last step */
 };
 
@@ -122,6 +123,11 @@ static zero1__outcome outcome_of(const zero1__decision *decision) {
   return outcome;
 }
 
+void zero1__device_known(zero1__schedule *schedule) {
+  zero1__device_agreement *agreement = schedule->by_device;
+  agreement->known_failed = agreement->tickets;
+}
+
 void zero1__device_look(zero1__schedule *schedule) {
   zero1__device_agreement *agreement = schedule->by_device;
   if (!ended_now(agreement->told)) return;
@@ -132,7 +138,7 @@ void zero1__device_look(zero1__schedule *schedule) {
   agreement->seen_failed = told.failed_ticket;
   const zero1__outcome failed = outcome_of(&told.failed);
   if (!schedule->outcome.error.status) schedule->outcome.error = failed.error;
-  schedule->told = 0;
+  schedule->told = told.failed_ticket == agreement->known_failed;
   if (failed.decision.cause == ZERO1__CAUSE_LOST || failed.decision.out_of_step)
     zero1__channel_fail(schedule->channel, &failed.error);
 }

@@ -49,6 +49,9 @@ int64_t zero1__device_capture_tells(const zero1__schedule *schedule);
  *  within the timeout, fails the channel. */
 void zero1__device_finish(zero1__schedule *schedule);
 
+/** The caller knows already what is wrong with the step that was enqueued last. */
+void zero1__device_known(zero1__schedule *schedule);
+
 /** Takes over what the host has been told by now; does not wait. */
 void zero1__device_look(zero1__schedule *schedule);
 

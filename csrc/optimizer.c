@@ -210,6 +210,21 @@ static zero1_status agree_wider(zero1_optimizer *optimizer, zero1_status status,
   return status;
 }
 
+/* Ranks whose records travel between their devices have no lane in common with others. */
+static zero1_status agree_who_decides(const zero1_optimizer *optimizer, zero1__error *error) {
+  const zero1_comm *wider = optimizer->settings.config.agree_comm;
+  const int32_t mine = optimizer->channel->on_device;
+  if (!wider || wider == optimizer->comm) return ZERO1_OK;
+  int32_t *given = (int32_t *)wider->lane->scratch;
+  zero1_status status = zero1__lane_gather(wider->lane, &mine, given, sizeof mine, error);
+  for (int32_t i = 1; i < wider->world_size && !status; ++i)
+    if (given[i] != given[0])
+      status = zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
+                           "config.agree_comm: rank %d agrees on its GPU, rank %d through the host",
+                           given[i] ? i : 0, given[i] ? 0 : i);
+  return status;
+}
+
 /* Every rank goes through the same sequence of agreements, whatever it finds. */
 static zero1_status create(zero1_optimizer *optimizer, const zero1_config *config,
                            const zero1_param_spec *specs, size_t spec_bytes, int64_t param_count,
@@ -227,6 +242,7 @@ static zero1_status create(zero1_optimizer *optimizer, const zero1_config *confi
   }
   if (!status) status = comm->ops->lane_open(comm, own->timeout_seconds, &optimizer->lane, error);
   status = agree_wider(optimizer, status, error);
+  if (!status) status = agree_who_decides(optimizer, error);
   if (!status && own->agree_comm)
     status = own->agree_comm->ops->lane_open(own->agree_comm, own->timeout_seconds,
                                              &optimizer->wider, error);

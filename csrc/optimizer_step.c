@@ -194,11 +194,12 @@ static zero1_status run(zero1_optimizer *optimizer, int32_t came_to) {
     schedule->exposed_ns = 0;
     note_waited(optimizer, 0, optimizer->registry.count, 0);
   }
-  if (came_to != ZERO1__CAME_TO_GO_ON) schedule->told = 0;
+  if (came_to != ZERO1__CAME_TO_GO_ON && !schedule->by_device) schedule->told = 0;
   zero1__schedule_run(schedule, came_to, &local);
   if (local.status) {
     optimizer->error = local;
     schedule->told = 1;
+    if (schedule->by_device) zero1__device_known(schedule);
   }
   return timed(optimizer, begin_ns, local.status);
 }

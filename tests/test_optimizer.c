@@ -359,6 +359,46 @@ static void an_absent_gradient_leaves_its_parameter_alone_or_counts_as_zero(void
   over_every_way(leave_one_out, &train);
 }
 
+/* ---- errors ---- */
+
+/* What waiting says, now and when the step is over. */
+static zero1_status told_twice(trainer *self) {
+  void *const stream = trainer_stream(self, 0);
+  const zero1_status first = zero1_optimizer_wait_params(self->optimizer, stream);
+  device_sync(&self->caller);
+  const zero1_status second = zero1_optimizer_wait_params(self->optimizer, stream);
+  CHECK(!first || !second);
+  return first ? first : second;
+}
+
+/* Rank 0 forgets a gradient, and knows it from step itself: waiting tells the others alone. On a
+ * device whose ranks agree through the host, info is the first to find out. */
+static void forget_a_gradient(int32_t rank, zero1_comm *comm, void *arg) {
+  const context *what = (const context *)arg;
+  trainer self;
+  trainer_begin(&self, &what->train, comm);
+  for (int32_t round = 0; round < 3; ++round) {
+    zero1_info info;
+    for (int64_t i = rank ? 0 : 1; i < self.what->param_count; ++i)
+      if (!trainer_is_frozen(&self, i)) trainer_mark(&self, round, i);
+    CHECK_STATUS(zero1_optimizer_step(self.optimizer), rank ? ZERO1_OK : ZERO1_ERR_STATE);
+    const zero1_status told = told_twice(&self);
+    if (rank && (!device_is_cuda() || told))
+      CHECK_STATUS(told, ZERO1_ERR_STATE);
+    else
+      CHECK_STATUS(told, ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_info(self.optimizer, &info, sizeof info), ZERO1_ERR_STATE);
+    CHECK_EQ(info.skip_reason, ZERO1_SKIP_ERROR);
+    trainer_step(&self, round, &info); /* and nothing is told of it any more */
+    CHECK_EQ(info.count, round + 1);
+  }
+  trainer_end(&self);
+}
+
+static void an_error_is_told_to_each_rank_once(void) {
+  over_every_way(forget_a_gradient, &base);
+}
+
 /* ---- hyper-parameters ---- */
 
 /* beta1 0 makes exp_avg the gradient itself: what came of scale and clipping can be read there. */
@@ -542,6 +582,7 @@ int main(void) {
   RUN(parameters_may_be_written_once_they_were_waited_for);
   RUN(a_rank_whose_parameters_differ_by_one_bit_is_found);
   RUN(an_absent_gradient_leaves_its_parameter_alone_or_counts_as_zero);
+  RUN(an_error_is_told_to_each_rank_once);
   RUN(what_is_set_between_steps_is_in_effect_from_the_next);
   RUN(a_scale_set_after_reduce_grads_is_of_the_next_step);
   RUN(gradients_are_averaged_by_default);
