@@ -115,10 +115,13 @@ static zero1__told read_told(const zero1__told *told) {
   return copy;
 }
 
-static zero1__outcome outcome_of(const zero1__decision *decision) {
+static zero1__outcome outcome_of(const zero1__schedule *schedule, const zero1__decision *decision) {
   zero1__outcome outcome;
   zero1__outcome_clear(&outcome);
   outcome.decision = *decision;
+  if (decision->cause == ZERO1__CAUSE_LOST && decision->rank >= 0)
+    zero1__fail(&outcome.error, decision->status, "rank %d did not come within %g s",
+                decision->rank, schedule->channel->config.timeout_seconds);
   zero1__outcome_tell(&outcome);
   return outcome;
 }
@@ -133,10 +136,10 @@ void zero1__device_look(zero1__schedule *schedule) {
   if (!ended_now(agreement->told)) return;
   const zero1__told told = read_told(agreement->told);
   schedule->count = told.count;
-  schedule->outcome = outcome_of(&told.decision);
+  schedule->outcome = outcome_of(schedule, &told.decision);
   if (told.failed_ticket <= agreement->seen_failed) return;
   agreement->seen_failed = told.failed_ticket;
-  const zero1__outcome failed = outcome_of(&told.failed);
+  const zero1__outcome failed = outcome_of(schedule, &told.failed);
   if (!schedule->outcome.error.status) schedule->outcome.error = failed.error;
   schedule->told = told.failed_ticket == agreement->known_failed;
   if (failed.decision.cause == ZERO1__CAUSE_LOST || failed.decision.out_of_step)

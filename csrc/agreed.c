@@ -54,7 +54,7 @@ void zero1__outcome_tell(zero1__outcome *outcome) {
                   d->rank);
       break;
     case ZERO1__CAUSE_LOST:
-      zero1__fail(error, d->status, "rank %d did not come within the timeout", d->rank);
+      zero1__fail(error, d->status, "a peer was lost");
       break;
     default:
       break;

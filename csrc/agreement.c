@@ -8,6 +8,7 @@
 
 /* Names and values of the fields that must be alike: numbers to be compared and printed. */
 #define FIELDS(X)                                               \
+  X("config.device", config->device)                            \
   X("config.param_dtype", config->param_dtype)                  \
   X("config.grad_dtype", config->grad_dtype)                    \
   X("config.share_params", config->share_params)                \
@@ -18,7 +19,6 @@
   X("config.grad_scale", config->grad_scale)                    \
   X("config.max_grad_norm", config->max_grad_norm)              \
   X("config.skip_grad_norm", config->skip_grad_norm)            \
-  X("config.device", config->device)                            \
   X("config.offload", config->offload)                          \
   X("config.find_culprit", config->find_culprit)                \
   X("config.agree_comm (1: given)", config->agree_comm != NULL) \
