@@ -89,11 +89,19 @@ static inline zero1_status misuse_backward(zero1_optimizer *optimizer) {
   return status;
 }
 
+/* Waits for the last step, and says what became of it: on CUDA wait_params holds back a stream. */
+static inline zero1_status misuse_wait(zero1_optimizer *optimizer) {
+  zero1_info info;
+  const zero1_status status = zero1_optimizer_wait_params(optimizer, device_thread_stream());
+  if (status || !device_is_cuda()) return status;
+  return zero1_optimizer_info(optimizer, &info, sizeof info);
+}
+
 /* One whole step; the status is that of the call that told of a failure first. */
 static inline zero1_status misuse_step(zero1_optimizer *optimizer) {
   zero1_status status = misuse_backward(optimizer);
   if (!status) status = zero1_optimizer_step(optimizer);
-  return status ? status : zero1_optimizer_wait_params(optimizer, device_thread_stream());
+  return status ? status : misuse_wait(optimizer);
 }
 
 /* The optimizer works: it is synchronised, makes a step, and its replicas agree. */

@@ -1,5 +1,6 @@
 // ranks: threads
 // sanitizers: address undefined thread
+// devices: host standin
 /* A rank that is lost without its process ending: it aborts, leaves, or never comes. Its peers get
  * one status and a text that names it, wherever they wait; the handle is spent; destroying it works
  * in any order, and so does a new one where the communicator has lost nothing. */
@@ -44,7 +45,7 @@ static zero1_status go_on(const loss *at, zero1_optimizer *optimizer) {
     status = misuse_backward(optimizer);
     if (at->when == AT_REDUCED && !status) status = zero1_optimizer_reduce_grads(optimizer);
     if (!status) status = zero1_optimizer_step(optimizer);
-    if (!status) status = zero1_optimizer_wait_params(optimizer, NULL);
+    if (!status) status = misuse_wait(optimizer);
   }
   return status;
 }
@@ -52,7 +53,7 @@ static zero1_status go_on(const loss *at, zero1_optimizer *optimizer) {
 /* The lost rank's own way to there. */
 static void come_to(const loss *at, zero1_optimizer *optimizer) {
   if (at->when == AT_BACKWARD)
-    CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 2, NULL), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 2, device_thread_stream()), ZERO1_OK);
   if (at->when == AT_STEP || at->when == AT_WAIT || at->when == AT_REDUCED)
     CHECK_STATUS(misuse_backward(optimizer), ZERO1_OK);
   if (at->when == AT_WAIT) CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_OK);
@@ -70,15 +71,15 @@ static void check_spent(zero1_optimizer *optimizer, zero1_status status) {
   CHECK_TEXT(zero1_optimizer_last_error(optimizer), text);
   CHECK_STATUS(zero1_optimizer_reduce_grads(optimizer), spent);
   CHECK_STATUS(zero1_optimizer_drop_grads(optimizer), spent);
-  CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 0, NULL), spent);
-  CHECK_STATUS(zero1_optimizer_grad_absent(optimizer, 0, NULL), spent);
+  CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 0, device_thread_stream()), spent);
+  CHECK_STATUS(zero1_optimizer_grad_absent(optimizer, 0, device_thread_stream()), spent);
   CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), spent);
   CHECK_STATUS(zero1_optimizer_params_changed(optimizer), spent);
   CHECK_STATUS(zero1_optimizer_check_replicas(optimizer, NULL), spent);
   CHECK_TEXT(zero1_optimizer_last_error(optimizer), text);
-  CHECK_STATUS(zero1_optimizer_wait_param(optimizer, 0, NULL), status);
-  CHECK_STATUS(zero1_optimizer_wait_grad(optimizer, 0, NULL), status);
-  CHECK_STATUS(zero1_optimizer_wait_params(optimizer, NULL), status);
+  CHECK_STATUS(zero1_optimizer_wait_param(optimizer, 0, device_thread_stream()), status);
+  CHECK_STATUS(zero1_optimizer_wait_grad(optimizer, 0, device_thread_stream()), status);
+  CHECK_STATUS(zero1_optimizer_wait_params(optimizer, device_thread_stream()), status);
   CHECK_STATUS(zero1_optimizer_info(optimizer, &info, sizeof info), status);
   CHECK_STATUS(zero1_optimizer_owned(optimizer, 0, 0, &owned, sizeof owned), status);
   CHECK_STATUS(zero1_optimizer_param(optimizer, 0, &pointer), ZERO1_OK);
@@ -93,7 +94,7 @@ static void lose(const loss *at, zero1_optimizer **optimizer) {
   zero1_optimizer_abort(*optimizer, "disk on fire");
   CHECK_STATUS(zero1_optimizer_step(*optimizer), ZERO1_ERR_SPENT);
   CHECK_TEXT(zero1_optimizer_last_error(*optimizer), "disk on fire");
-  CHECK_STATUS(zero1_optimizer_wait_params(*optimizer, NULL), ZERO1_ERR_ABORTED);
+  CHECK_STATUS(zero1_optimizer_wait_params(*optimizer, device_thread_stream()), ZERO1_ERR_ABORTED);
   check_spent(*optimizer, ZERO1_ERR_ABORTED);
 }
 
@@ -288,6 +289,7 @@ static void optimizers_fail_by_themselves_and_go_in_any_order(void) {
 }
 
 int main(void) {
+  device_skip_without();
   RUN(an_abort_reaches_every_rank_at_once);
   RUN(a_rank_that_leaves_is_named);
   RUN(a_rank_that_never_comes_is_named_after_the_timeout);
