@@ -12,7 +12,10 @@ int main(void) {
 }
 #else
   #include <nccl.h>
+  #include <sys/mman.h>
+  #include <sys/wait.h>
   #include <time.h>
+  #include <unistd.h>
 
   #include "standin_nccl.h"
 
@@ -342,6 +345,51 @@ static void a_rank_that_does_not_come_is_waited_for_until_the_timeout(void) {
   run_ranks(2, &options, stay_away, NULL);
 }
 
+/* ---- ranks as processes: before this one has called CUDA ---- */
+
+static void train_in_a_process(int32_t rank, const unsigned char *id, int pipe_end) {
+  static const failure died = {ZERO1_ERR_PEER, "rank 1 died"};
+  const zero1_comm_options options = options_of(0);
+  zero1_comm *comm;
+  trainer self;
+  zero1_info info;
+  char ready;
+  check__thread_rank = rank;
+  CHECK_EQ(read(pipe_end, &ready, 1), 1); /* the id is made */
+  CHECK_CUDA(cudaSetDevice(rank));
+  CHECK_STATUS(zero1_comm_create_nccl_id(rank, 2, id, ZERO1_NCCL_ID_BYTES, &options, &comm),
+               ZERO1_OK);
+  trainer_begin(&self, &base, comm);
+  trainer_step(&self, 0, &info);
+  CHECK_EQ(info.count, 1);
+  if (rank == 1) _exit(0);
+  train_to_failure(&self, &died);
+  trainer_end(&self);
+  zero1_comm_destroy(&comm);
+  _exit(0);
+}
+
+static void a_rank_whose_process_dies_is_missed_at_once(void) {
+  unsigned char *const id =
+      (unsigned char *)mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  int ends[2], code;
+  pid_t ranks[2];
+  CHECK(id != MAP_FAILED && !pipe(ends));
+  fflush(NULL);
+  for (int32_t rank = 0; rank < 2; ++rank) {
+    ranks[rank] = fork();
+    CHECK(ranks[rank] >= 0);
+    if (!ranks[rank]) train_in_a_process(rank, id, ends[0]);
+  }
+  CHECK_STATUS(zero1_nccl_unique_id(id, ZERO1_NCCL_ID_BYTES), ZERO1_OK);
+  CHECK_EQ(write(ends[1], "..", 2), 2);
+  for (int32_t rank = 0; rank < 2; ++rank) {
+    CHECK_EQ(waitpid(ranks[rank], &code, 0), ranks[rank]);
+    CHECK(WIFEXITED(code) && WEXITSTATUS(code) == 0);
+  }
+  munmap(id, 4096);
+}
+
 /* ---- several optimizers ---- */
 
 static void use_two(zero1_comm *comm, void *arg) {
@@ -363,6 +411,74 @@ static void use_two(zero1_comm *comm, void *arg) {
 static void several_optimizers_share_a_comm(void) {
   const zero1_comm_options options = options_of(0);
   run_ranks(2, &options, use_two, NULL);
+}
+
+/* ---- a graph ---- */
+
+enum { LAUNCHES = 4 };
+
+/* Gradients that the step finds in memory of the device; all in one stream. */
+static void enqueue_step(trainer *self, void *const *inputs) {
+  void *const stream = self->caller.streams[0];
+  for (int32_t i = PARAMS - 1; i >= 0; --i) {
+    void *grad;
+    if (trainer_is_frozen(self, i)) continue;
+    CHECK_STATUS(zero1_optimizer_wait_grad(self->optimizer, i, stream), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_grad(self->optimizer, i, &grad), ZERO1_OK);
+    device_copy(grad, inputs[i], trainer_grad_bytes(self->what, i), stream);
+    CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, i, stream), ZERO1_OK);
+  }
+  CHECK_STATUS(zero1_optimizer_step(self->optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_wait_params(self->optimizer, stream), ZERO1_OK);
+}
+
+static void capture_step(trainer *self, void *const *inputs, cudaGraphExec_t *exec) {
+  const cudaStream_t stream = (cudaStream_t)self->caller.streams[0];
+  cudaGraph_t recorded;
+  CHECK_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  enqueue_step(self, inputs);
+  CHECK_CUDA(cudaStreamEndCapture(stream, &recorded));
+  CHECK_CUDA(cudaGraphInstantiate(exec, recorded, 0));
+  CHECK_CUDA(cudaGraphDestroy(recorded));
+}
+
+static void use_graph(zero1_comm *comm, void *arg) {
+  trainer_case what = base;
+  trainer plain, captured;
+  void *inputs[PARAMS];
+  cudaGraphExec_t exec;
+  (void)arg;
+  what.streams = 1;
+  trainer_begin(&plain, &what, comm);
+  trainer_begin(&captured, &what, comm);
+  for (int32_t i = 0; i < PARAMS; ++i) {
+    CHECK_CUDA(cudaMalloc(&inputs[i], trainer_grad_bytes(&what, i) + 16));
+    CHECK_CUDA(cudaMemset(inputs[i], 0x40 + i + plain.rank, trainer_grad_bytes(&what, i) + 16));
+  }
+  CHECK_CUDA(cudaDeviceSynchronize());
+  for (int32_t i = 0; i <= LAUNCHES; ++i) enqueue_step(&plain, inputs);
+  enqueue_step(&captured, inputs);
+  CHECK_EQ(trainer_info(&captured).count, 1);
+  capture_step(&captured, inputs, &exec);
+  for (int32_t i = 0; i < LAUNCHES; ++i) {
+    void *const stream = captured.caller.streams[0];
+    CHECK_STATUS(zero1_optimizer_replay(captured.optimizer, stream), ZERO1_OK);
+    CHECK_CUDA(cudaGraphLaunch(exec, (cudaStream_t)stream));
+  }
+  CHECK_EQ(trainer_info(&captured).count, 1 + LAUNCHES);
+  CHECK_EQ(trainer_info(&plain).count, 1 + LAUNCHES);
+  CHECK(trainer_forward(&captured) == trainer_forward(&plain));
+  CHECK_CUDA(cudaGraphExecDestroy(exec));
+  for (int32_t i = 0; i < PARAMS; ++i) CHECK_CUDA(cudaFree(inputs[i]));
+  trainer_end(&captured);
+  trainer_end(&plain);
+}
+
+static void a_step_can_be_captured(void) {
+  for (int32_t ordered = 0; ordered < 2; ++ordered) {
+    const zero1_comm_options options = options_of(ordered);
+    run_ranks(2, &options, use_graph, NULL);
+  }
 }
 
 /* ---- ways in ---- */
@@ -475,8 +591,10 @@ static void share_a_gpu(world *in, int32_t rank) {
 
 static void two_ranks_on_one_gpu_are_refused_in_nccls_words(void) {
   static const refusal refused = {ZERO1_ERR_COMM, "Duplicate GPU detected"};
-  world in = {
-      .size = 2, .options = options_of(0), .alone = share_a_gpu, .arg = (void *)(uintptr_t)&refused};
+  world in = {.size = 2,
+              .options = options_of(0),
+              .alone = share_a_gpu,
+              .arg = (void *)(uintptr_t)&refused};
   setenv("ZERO1_STANDIN_NCCL_FAIL", "duplicate-gpu", 1);
   run_world(&in);
   unsetenv("ZERO1_STANDIN_NCCL_FAIL");
@@ -539,6 +657,7 @@ static void an_optimizer_that_nccl_cannot_serve_is_refused(void) {
 
 int main(void) {
   setenv("ZERO1_STANDIN_DEVICES", "4", 1); /* one for each rank, as NCCL would have it */
+  RUN(a_rank_whose_process_dies_is_missed_at_once);
   device_skip_without();
   RUN(arguments_are_checked);
   RUN(a_callers_allgather_introduces_the_ranks);
@@ -551,6 +670,7 @@ int main(void) {
   RUN(a_nan_is_skipped_and_its_culprit_found_where_that_is_asked_for);
   RUN(ordered_sums_find_it_unasked);
   RUN(several_optimizers_share_a_comm);
+  RUN(a_step_can_be_captured);
   RUN(a_callers_communicator_is_duplicated);
   RUN(an_error_of_nccl_is_everyones);
   RUN(a_rank_that_aborts_releases_its_peers);
