@@ -7,6 +7,7 @@
 
 #include "agreement.h"
 #include "clock.h"
+#include "lookout.h"
 #include "schedule.h"
 #include "step_rules.h"
 
@@ -18,7 +19,8 @@
 
 struct zero1__device_agreement {
   zero1__device_lane *lane, *wider;
-  zero1__told *told; /* memory that host and device see */
+  zero1__lookout *lookout; /* over the ranks of agree_comm; or NULL */
+  zero1__told *told;       /* memory that host and device see */
   /* in memory of the device */
   zero1__device_group *groups; /* [group_count] */
   zero1__bias *bias;           /* [group_count * ZERO1__BIAS_COUNTS] by row */
@@ -57,6 +59,16 @@ static size_t bias_bytes(const zero1__schedule *schedule) {
   return (size_t)schedule->settings->config.group_count * ZERO1__BIAS_COUNTS * sizeof(zero1__bias);
 }
 
+/* The channel looks after its own ranks; those of agree_comm tell of themselves in its lane. */
+static int look_wider(void *context) {
+  zero1__schedule *schedule = context;
+  zero1__error error;
+  zero1__error_clear(&error);
+  if (!schedule->wider->comm->ops->lane_look(schedule->wider, &error)) return 0;
+  zero1__channel_fail(schedule->channel, &error);
+  return 1;
+}
+
 zero1_status zero1__device_agreement_begin(zero1__schedule *schedule, zero1__device_lane *lane,
                                            zero1__device_lane *wider, zero1__device_agreement **out,
                                            zero1__error *error) {
@@ -80,6 +92,8 @@ zero1_status zero1__device_agreement_begin(zero1__schedule *schedule, zero1__dev
   agreement->groups = groups;
   agreement->bias = bias;
   if (told) zero1__decision_clear(&agreement->told->decision);
+  if (!status && wider && schedule->wider->comm->ops->lane_look)
+    status = zero1__lookout_start(ZERO1__LOOK_NS, look_wider, schedule, &agreement->lookout, error);
   return status;
 }
 
@@ -87,6 +101,7 @@ void zero1__device_agreement_end(zero1__schedule *schedule) {
   zero1__device_agreement *agreement = schedule->by_device;
   zero1__device *device = schedule->device;
   if (!agreement) return;
+  zero1__lookout_stop(agreement->lookout);
   device->ops->pinned_free(device, agreement->told, sizeof(zero1__told));
   device->ops->memory_free(device, agreement->groups, groups_bytes(schedule));
   device->ops->memory_free(device, agreement->bias, bias_bytes(schedule));

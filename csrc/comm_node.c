@@ -79,6 +79,10 @@ static void node_lane_abort(zero1__lane *lane, const zero1__error *why) {
   zero1__node_abort(((node_lane *)lane)->node, why);
 }
 
+static zero1_status node_lane_look(zero1__lane *lane, zero1__error *error) {
+  return zero1__node_look(((node_lane *)lane)->node, error);
+}
+
 /* ---- channels ---- */
 
 static void node_channel_close(zero1__channel *channel) {
@@ -198,7 +202,8 @@ static void node_destroy(zero1_comm *comm) {
   {                                                                                          \
     .name = label, .destroy = node_destroy, .lane_open = node_lane_open,                     \
     .lane_close = node_lane_close, .lane_all_gather = node_lane_all_gather,                  \
-    .lane_abort = node_lane_abort, .device_lane_open = zero1__node_device_lane_open,         \
+    .lane_abort = node_lane_abort, .lane_look = node_lane_look,                              \
+    .device_lane_open = zero1__node_device_lane_open,                                        \
     .device_lane_close = zero1__node_device_lane_close,                                      \
     .device_lane_gather = zero1__node_device_lane_gather, .channel_open = node_channel_open, \
     .channel_close = node_channel_close, .offer = node_offer, .arrive = node_arrive,         \

@@ -143,6 +143,9 @@ struct zero1__comm_ops {
   /** Wakes the peers that wait in this lane, or will: they get the status of `why` and a text that
    *  names this rank. Not collective. NULL: the lane's peers cannot be told. */
   void (*lane_abort)(zero1__lane *lane, const zero1__error *why);
+  /** Whether some rank of the lane has died or aborted, and why; does not wait. Any thread. NULL:
+   *  the lane cannot tell. */
+  zero1_status (*lane_look)(zero1__lane *lane, zero1__error *error);
 
   /** The same in memory of a device, `bytes` a rank; collective. NULL, or *lane NULL with ZERO1_OK:
    *  what the ranks of this comm agree on needs the host. close is collective, too. */

@@ -7,6 +7,9 @@
 
 #include "error.h"
 
+/** Between two looks at whether the peers still live, in any wait for them. */
+#define ZERO1__LOOK_NS 20000000
+
 typedef struct zero1__lookout zero1__lookout;
 
 /** Returns whether it has seen enough: it is not called again. */

@@ -8,10 +8,8 @@
 
 #include "comm_ops.h"
 #include "flag.h"
+#include "lookout.h"
 #include "mapping.h"
-
-/** Between two looks at whether the peers still live, in any wait for them. */
-#define ZERO1__LOOK_NS 20000000
 
 /** Who the peers are, as processes; made once per comm, borrowed by its nodes. */
 typedef struct zero1__watch {
