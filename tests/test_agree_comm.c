@@ -25,6 +25,12 @@ static trainer_case case_of(int32_t half, int32_t guard) {
                         .microbatches = 1};
 }
 
+static int64_t now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 typedef struct halves {
   zero1_comm *shards[4];              /* of each rank */
   double grad_norm[2][TRAINER_STEPS]; /* of each half alone */
@@ -194,6 +200,31 @@ static void halves_that_come_for_different_things_are_told(void) {
   over_every_way(part_ways);
 }
 
+/* Rank 3 cannot go on: half 0, which waits for it in the agreement alone, hears of it long before
+ * the timeout. */
+static void abort_half(int32_t rank, zero1_comm *all, void *arg) {
+  halves *const what = (halves *)arg;
+  const trainer_case train = case_of(rank / 2, 1);
+  zero1_info info;
+  trainer self;
+  begin(&self, what->shards[rank], all, &train);
+  trainer_backward(&self, 0);
+  const int64_t begin_ns = now_ns();
+  if (rank == 3) {
+    zero1_optimizer_abort(self.optimizer, "rank 3 is out of disk");
+  } else {
+    CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
+    CHECK_STATUS(zero1_optimizer_info(self.optimizer, &info, sizeof info), ZERO1_ERR_ABORTED);
+  }
+  CHECK(now_ns() - begin_ns < (int64_t)20 * 1000000000); /* of the 60 s of trainer_config */
+  trainer_end(&self);
+  zero1_comm_destroy(&what->shards[rank]);
+}
+
+static void an_abort_in_one_half_reaches_both(void) {
+  over_every_way(abort_half);
+}
+
 /* ---- on CUDA: all over the host, the halves on the GPU, or one of them ---- */
 
 static void try_half(int32_t rank, zero1_comm *all, void *arg) {
@@ -223,6 +254,7 @@ int main(void) {
   RUN(both_halves_are_clipped_alike);
   RUN(an_error_in_one_half_stops_both);
   RUN(halves_that_come_for_different_things_are_told);
+  RUN(an_abort_in_one_half_reaches_both);
   RUN(ways_that_cannot_agree_are_told);
   return check_summary();
 }
