@@ -164,6 +164,7 @@ static void agree_task(void *context, const void *opaque) {
   const int64_t begin_ns = zero1__now_ns();
   fegetenv(&mode); /* the caller's rounding must not reach the scalars */
   fesetenv(FE_DFL_ENV);
+  zero1__schedule_check(schedule); /* what it has summed is of no use then */
   if (args.came_to == ZERO1__CAME_AFTER)
     tell_norm(schedule, &args);
   else

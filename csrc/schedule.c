@@ -264,10 +264,11 @@ static void end_chunk(zero1__schedule *schedule, int64_t index) {
                                       schedule->compute);
 }
 
-/* Chunks c, c + 1, ... are under way while chunk c - ahead is reduced. */
+/* Chunks c, c + 1, ... are under way while chunk c - ahead is reduced. A call on the device returns
+ * at once: there they get ahead of each other by themselves. */
 static void reduce_through_ring(zero1__schedule *schedule, int64_t begin, int64_t end) {
   zero1__channel *channel = schedule->channel;
-  const int64_t ahead = channel->ring_count - 1;
+  const int64_t ahead = channel->on_device ? 0 : channel->ring_count - 1;
   for (int64_t index = begin; index < end + ahead; ++index) {
     if (index < end) {
       const zero1__chunk *chunk = &channel->chunks[index];
@@ -471,6 +472,14 @@ static void agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass) 
     zero1__step_agree(schedule, came_to, one_pass);
 }
 
+void zero1__schedule_check(zero1__schedule *schedule) {
+  zero1__device *device = schedule->device;
+  zero1__error error;
+  zero1__error_clear(&error);
+  if (!device->is_host && device->ops->check(device, &error))
+    zero1__channel_fail(schedule->channel, &error);
+}
+
 void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1__error *local) {
   zero1__device *device = schedule->device;
   /* Limits set since the first gradient was ready can add a pass; they cannot save one. */
@@ -496,6 +505,7 @@ void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1
   device->ops->event_record(device, schedule->finished, schedule->comm);
   schedule->phase = came_to == ZERO1__CAME_TO_REDUCE ? ZERO1__PHASE_REDUCED : ZERO1__PHASE_IDLE;
   if (schedule->by_device && schedule->phase == ZERO1__PHASE_IDLE) zero1__device_captured(schedule);
+  zero1__schedule_check(schedule);
 }
 
 void zero1__schedule_wait(zero1__schedule *schedule, int64_t param, zero1__stream *caller) {

@@ -117,6 +117,9 @@ zero1_status zero1__schedule_open(zero1__schedule *schedule, zero1__stream *call
  *  it takes part all the same, so that its peers learn of it. */
 void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1__error *local);
 
+/** A device that has failed fails the channel: its peers learn of it. Does not wait. Any thread. */
+void zero1__schedule_check(zero1__schedule *schedule);
+
 /** The caller's stream, on the host the caller itself, waits for the verdict and one parameter's
  *  buckets, or for all of the last step. */
 void zero1__schedule_wait(zero1__schedule *schedule, int64_t param, zero1__stream *caller);
