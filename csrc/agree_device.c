@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "agreement.h"
+#include "alike.h"
 #include "clock.h"
 #include "lookout.h"
 #include "schedule.h"

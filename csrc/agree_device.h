@@ -9,7 +9,7 @@
 #ifndef ZERO1__AGREE_DEVICE_H
 #define ZERO1__AGREE_DEVICE_H
 
-#include "agreed.h"
+#include "outcome.h"
 #include "comm_ops.h"
 #include "config.h"
 #include "readiness.h"
@@ -32,7 +32,7 @@ uint64_t zero1__device_agreement_bytes(const zero1__schedule *schedule);
  */
 size_t zero1__device_record_bytes(int64_t slot_count);
 
-/** Enqueues what zero1__step_agree does on the host, in schedule->comm. */
+/** Enqueues what zero1__host_agree does on the host, in schedule->comm. */
 void zero1__device_agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass);
 
 /** Enqueues the tell that ends what was enqueued. */

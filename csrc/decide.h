@@ -1,5 +1,5 @@
 /* What follows from the ranks' records of a step: the same numbers on every rank and on every
- * device, since the C and the CUDA compiler take the same functions. No text: agreed.c has it. */
+ * device, since the C and the CUDA compiler take the same functions. No text: outcome.c has it. */
 #ifndef ZERO1__DECIDE_H
 #define ZERO1__DECIDE_H
 

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "agreement.h"
+#include "alike.h"
 #include "memory_limit.h"
 
 /* ---- entering a call ---- */

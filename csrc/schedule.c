@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agree_step.h"
+#include "agree_host.h"
 #include "clock.h"
 
 /* ---- life ---- */
@@ -416,7 +416,7 @@ static void update_and_gather(zero1__schedule *schedule, int one_pass) {
 /* The host decides: the numbers of a step are its own until the step is over. */
 static void open_on_host(zero1__schedule *schedule) {
   zero1__schedule_finish(schedule);
-  zero1__step_clear(schedule);
+  zero1__host_clear(schedule);
 }
 
 /* The device decides: its streams come after the caller's. */
@@ -469,7 +469,7 @@ static void agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass) 
   if (schedule->by_device)
     zero1__device_agree(schedule, came_to, one_pass);
   else
-    zero1__step_agree(schedule, came_to, one_pass);
+    zero1__host_agree(schedule, came_to, one_pass);
 }
 
 void zero1__schedule_check(zero1__schedule *schedule) {

@@ -27,7 +27,7 @@
 #define ZERO1__SCHEDULE_H
 
 #include "agree_device.h"
-#include "agreed.h"
+#include "outcome.h"
 #include "buffers.h"
 #include "comm_ops.h"
 #include "config.h"

@@ -1,6 +1,6 @@
 /* What the small jobs of a step do (step_jobs.h), for devices that decide by themselves: the
- * kernels of cuda/step.cu and the stand-in's launchers call these. Copies of agree_step.c's rules,
- * in memory of the device; where they differ, agree_step.c is right.
+ * kernels of cuda/step.cu and the stand-in's launchers call these. Copies of agree_host.c's rules,
+ * in memory of the device; where they differ, agree_host.c is right.
  *
  * One thread runs each of them, but zero1__step_scalars and zero1__step_absent: these are one
  * thread for each group and slot, after zero1__step_decide. */

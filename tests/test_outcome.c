@@ -1,6 +1,6 @@
 // sanitizers: address undefined
 /* What follows from the records of all ranks. */
-#include "agreed.h"
+#include "outcome.h"
 
 #include <string.h>
 
@@ -31,13 +31,13 @@ static void set_limits(zero1__record *records, zero1__limits limits) {
 static zero1__outcome check(const zero1__record *records) {
   zero1__outcome outcome;
   zero1__outcome_clear(&outcome);
-  zero1__agreed_check(records, RANKS, &outcome);
+  zero1__outcome_check(records, RANKS, &outcome);
   return outcome;
 }
 
 static zero1__outcome decide(const zero1__record *records) {
   zero1__outcome outcome = check(records);
-  zero1__agreed_decide(records, RANKS, &outcome);
+  zero1__outcome_decide(records, RANKS, &outcome);
   return outcome;
 }
 

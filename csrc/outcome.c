@@ -1,4 +1,4 @@
-#include "agreed.h"
+#include "outcome.h"
 
 static const char *came_to_text(int32_t came_to) {
   switch (came_to) {
@@ -65,20 +65,20 @@ static zero1__records as_records(const zero1__record *records, int32_t count) {
   return (zero1__records){records, sizeof *records, count};
 }
 
-void zero1__agreed_check(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
+void zero1__outcome_check(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
   const zero1__records all = as_records(records, count);
   zero1__decide_check(&all, &outcome->decision);
   zero1__outcome_tell(outcome);
 }
 
-void zero1__agreed_check_wider(const zero1__record *records, int32_t count,
-                               zero1__outcome *outcome) {
+void zero1__outcome_check_wider(const zero1__record *records, int32_t count,
+                                zero1__outcome *outcome) {
   const zero1__records all = as_records(records, count);
   zero1__decide_check_wider(&all, &outcome->decision);
   zero1__outcome_tell(outcome);
 }
 
-void zero1__agreed_decide(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
+void zero1__outcome_decide(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
   const zero1__records all = as_records(records, count);
   zero1__decide_verdict(&all, &outcome->decision);
   zero1__outcome_tell(outcome);

@@ -1,10 +1,10 @@
-#include "agree_step.h"
+#include "agree_host.h"
 
 #include <fenv.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "agreement.h"
+#include "alike.h"
 #include "clock.h"
 #include "rules.h"
 
@@ -26,7 +26,7 @@ static void show_verdict(zero1__schedule *schedule) {
   show(schedule, &schedule->step->verdict, &schedule->verdict, sizeof schedule->verdict);
 }
 
-void zero1__step_clear(zero1__schedule *schedule) {
+void zero1__host_clear(zero1__schedule *schedule) {
   zero1__stats stats;
   zero1__stats_clear(&stats);
   show(schedule, &schedule->step->stats, &stats, sizeof stats);
@@ -92,7 +92,7 @@ static zero1_status agree_records(zero1__schedule *schedule, const agree_args *a
   int32_t count = schedule->lane->comm->world_size;
   zero1_status status = gather(schedule, schedule->lane, &mine, records, sizeof mine);
   if (status) return status;
-  zero1__agreed_check(records, count, outcome);
+  zero1__outcome_check(records, count, outcome);
   if (outcome->decision.out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
   if (schedule->wider) {
     zero1__record wider = mine;
@@ -103,10 +103,10 @@ static zero1_status agree_records(zero1__schedule *schedule, const agree_args *a
     count = schedule->wider->comm->world_size;
     status = gather(schedule, schedule->wider, &wider, records, sizeof wider);
     if (status) return status;
-    zero1__agreed_check_wider(records, count, outcome);
+    zero1__outcome_check_wider(records, count, outcome);
     if (outcome->decision.out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
   }
-  if (args->came_to != ZERO1__CAME_TO_GO_ON) zero1__agreed_decide(records, count, outcome);
+  if (args->came_to != ZERO1__CAME_TO_GO_ON) zero1__outcome_decide(records, count, outcome);
   return agree_absent(schedule);
 }
 
@@ -146,10 +146,10 @@ static void tell_norm(zero1__schedule *schedule, const agree_args *args) {
   zero1__outcome after = before;
   const zero1__record mine = record_of(schedule, args);
   const int32_t count = (schedule->wider ? schedule->wider : schedule->lane)->comm->world_size;
-  if (before.decision.skip || gather(schedule, schedule->wider ? schedule->wider : schedule->lane, &mine,
-                            schedule->records, sizeof mine))
+  if (before.decision.skip || gather(schedule, schedule->wider ? schedule->wider : schedule->lane,
+                                     &mine, schedule->records, sizeof mine))
     return;
-  zero1__agreed_decide(schedule->records, count, &after);
+  zero1__outcome_decide(schedule->records, count, &after);
   schedule->outcome.decision.grad_norm = after.decision.grad_norm;
   schedule->outcome.decision.nonfinite_numel = after.decision.nonfinite_numel;
   schedule->outcome.decision.bad_param = after.decision.bad_param;
@@ -173,7 +173,7 @@ static void agree_task(void *context, const void *opaque) {
   schedule->agree_ns += zero1__now_ns() - begin_ns;
 }
 
-void zero1__step_agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass) {
+void zero1__host_agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass) {
   const zero1_config *config = &schedule->settings->config;
   zero1__device *device = schedule->device;
   const agree_args args = {.limits = {config->grad_scale, config->max_grad_norm,

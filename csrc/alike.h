@@ -1,6 +1,6 @@
 /* What all ranks must have been given alike: version, configuration, groups, parameters. */
-#ifndef ZERO1__AGREEMENT_H
-#define ZERO1__AGREEMENT_H
+#ifndef ZERO1__ALIKE_H
+#define ZERO1__ALIKE_H
 
 #include "comm_ops.h"
 #include "config.h"

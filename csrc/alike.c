@@ -1,4 +1,4 @@
-#include "agreement.h"
+#include "alike.h"
 
 #include <stdio.h>
 #include <stdlib.h>
