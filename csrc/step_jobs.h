@@ -59,8 +59,8 @@ typedef struct zero1__open_job {
   zero1__step *step;
 } zero1__open_job;
 
-/** Writes this rank's record: `record` with the step's epoch, limits (but one_pass), groups_hash and
- *  stats. */
+/** Writes this rank's record: `record` with the step's epoch, limits (but one_pass), groups_hash
+ * and stats. */
 typedef struct zero1__record_job {
   zero1__step *step;
   zero1__record *to;
@@ -101,8 +101,8 @@ typedef struct zero1__tell_job {
 
 /* ---- between ranks whose devices see each other's memory ---- */
 
-/** Posts a flag to every peer: *(flags[i] + offset) = epoch, after all that the stream did before is
- *  visible to them. */
+/** Posts a flag to every peer: *(flags[i] + offset) = epoch, after all that the stream did before
+ * is visible to them. */
 typedef struct zero1__post_job {
   zero1__step *step;
   uint32_t *const *flags; /* [count] table in memory of the device */

@@ -40,7 +40,7 @@ typedef struct trainer_case {
   /* what must not */
   int64_t bucket_numel;
   int32_t reduce_group, threads, share_params, overlap;
-  double offload; /* on CUDA alone */
+  double offload;       /* on CUDA alone */
   int32_t order;        /* TRAINER_; random: another one on each rank */
   int32_t microbatches; /* 1 or 3 */
   int32_t split;        /* 1: reduce_grads, info, then step */
