@@ -67,13 +67,23 @@ static inline zero1_status misuse_create(zero1_comm *comm, zero1_optimizer **opt
   return zero1_optimizer_create(comm, &config, specs, sizeof *specs, MISUSE_PARAMS, optimizer);
 }
 
-/* The first element becomes 1. */
-static inline void misuse_set_first(void *grad, void *stream) {
+/* The first element of a tensor, or of a part of it, becomes 1. */
+static inline void misuse_set_first(void *tensor, void *stream) {
   static const float one = 1;
   if (device_is_cuda())
-    device_copy(grad, &one, sizeof one, stream);
+    device_copy(tensor, &one, sizeof one, stream);
   else
-    *(float *)grad = 1;
+    *(float *)tensor = 1;
+}
+
+/* What it is by now. */
+static inline float misuse_first(const void *tensor) {
+  device_caller caller;
+  float value;
+  device_caller_begin(&caller, device_of_test(), sizeof value);
+  value = *(const float *)device_read(&caller, tensor, sizeof value, caller.streams[0]);
+  device_caller_end(&caller);
+  return value;
 }
 
 /* Gradients of 1, all of them ready. */

@@ -26,12 +26,12 @@ static void every_function_takes_null_for_a_handle(void) {
   CHECK_STATUS(zero1_optimizer_grad(NULL, 0, &pointer), invalid);
   CHECK_STATUS(zero1_optimizer_sync_params(NULL, 0), invalid);
   CHECK_STATUS(zero1_optimizer_params_changed(NULL), invalid);
-  CHECK_STATUS(zero1_optimizer_wait_param(NULL, 0, NULL), invalid);
-  CHECK_STATUS(zero1_optimizer_wait_params(NULL, NULL), invalid);
-  CHECK_STATUS(zero1_optimizer_wait_grad(NULL, 0, NULL), invalid);
-  CHECK_STATUS(zero1_optimizer_zero_grad(NULL, NULL), invalid);
-  CHECK_STATUS(zero1_optimizer_grad_ready(NULL, 0, NULL), invalid);
-  CHECK_STATUS(zero1_optimizer_grad_absent(NULL, 0, NULL), invalid);
+  CHECK_STATUS(zero1_optimizer_wait_param(NULL, 0, device_thread_stream()), invalid);
+  CHECK_STATUS(zero1_optimizer_wait_params(NULL, device_thread_stream()), invalid);
+  CHECK_STATUS(zero1_optimizer_wait_grad(NULL, 0, device_thread_stream()), invalid);
+  CHECK_STATUS(zero1_optimizer_zero_grad(NULL, device_thread_stream()), invalid);
+  CHECK_STATUS(zero1_optimizer_grad_ready(NULL, 0, device_thread_stream()), invalid);
+  CHECK_STATUS(zero1_optimizer_grad_absent(NULL, 0, device_thread_stream()), invalid);
   CHECK_STATUS(zero1_optimizer_reduce_grads(NULL), invalid);
   CHECK_STATUS(zero1_optimizer_step(NULL), invalid);
   CHECK_STATUS(zero1_optimizer_drop_grads(NULL), invalid);
@@ -311,7 +311,7 @@ static const mistake mistakes[] = {
     {make_skip_grad_norm, ZERO1_ERR_INVALID, "config.skip_grad_norm is -1"},
     {make_timeout, ZERO1_ERR_INVALID, "config.timeout_seconds is -1"},
     {make_timeout_nan, ZERO1_ERR_INVALID, "config.timeout_seconds is "},
-    {make_stream, ZERO1_ERR_INVALID, "config.stream"},
+    {make_stream, ZERO1_ERR_INVALID, "stream is "},
     {make_groups_null, ZERO1_ERR_INVALID, "config.group_count is 2 with groups NULL"},
     {make_group_count_0, ZERO1_ERR_INVALID, "config.group_count is 0"},
     {make_group_count_negative, ZERO1_ERR_INVALID, "config.group_count is -1"},
@@ -490,15 +490,19 @@ static void rank_misuses_queries(int32_t rank, zero1_comm *comm, void *arg) {
   CHECK_SAYS(zero1_optimizer_param(optimizer, 0, NULL), invalid, "NULL");
   CHECK_SAYS(zero1_optimizer_grad(optimizer, 3, &pointer), invalid, "no parameter 3");
   CHECK_SAYS(zero1_optimizer_grad(optimizer, 0, NULL), invalid, "NULL");
-  CHECK_SAYS(zero1_optimizer_wait_param(optimizer, 3, NULL), invalid, "no parameter 3");
-  CHECK_SAYS(zero1_optimizer_wait_grad(optimizer, -9, NULL), invalid, "no parameter -9");
-  CHECK_SAYS(zero1_optimizer_wait_param(optimizer, 0, &index), invalid, "no stream");
-  CHECK_SAYS(zero1_optimizer_wait_grad(optimizer, 0, &index), invalid, "no stream");
-  CHECK_SAYS(zero1_optimizer_wait_params(optimizer, &index), invalid, "no stream");
-  CHECK_SAYS(zero1_optimizer_zero_grad(optimizer, &index), invalid, "no stream");
-  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 0, &index), invalid, "no stream");
-  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 3, NULL), invalid, "no parameter 3");
-  CHECK_SAYS(zero1_optimizer_grad_absent(optimizer, 3, NULL), invalid, "no parameter 3");
+  CHECK_SAYS(zero1_optimizer_wait_param(optimizer, 3, device_thread_stream()), invalid,
+             "no parameter 3");
+  CHECK_SAYS(zero1_optimizer_wait_grad(optimizer, -9, device_thread_stream()), invalid,
+             "no parameter -9");
+  CHECK_SAYS(zero1_optimizer_wait_param(optimizer, 0, &index), invalid, "stream");
+  CHECK_SAYS(zero1_optimizer_wait_grad(optimizer, 0, &index), invalid, "stream");
+  CHECK_SAYS(zero1_optimizer_wait_params(optimizer, &index), invalid, "stream");
+  CHECK_SAYS(zero1_optimizer_zero_grad(optimizer, &index), invalid, "stream");
+  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 0, &index), invalid, "stream");
+  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 3, device_thread_stream()), invalid,
+             "no parameter 3");
+  CHECK_SAYS(zero1_optimizer_grad_absent(optimizer, 3, device_thread_stream()), invalid,
+             "no parameter 3");
   CHECK_SAYS(zero1_optimizer_set_lr(optimizer, 1, 0.1), invalid, "no group 1 of 1");
   CHECK_SAYS(zero1_optimizer_set_lr(optimizer, -1, 0.1), invalid, "no group -1");
   CHECK_SAYS(zero1_optimizer_set_lr(optimizer, 0, (double)NAN), invalid, "lr of group 0");
@@ -573,23 +577,30 @@ static void rank_marks_wrongly(int32_t rank, zero1_comm *comm, void *arg) {
   misuse_check_works(optimizer);
   CHECK_STATUS(zero1_optimizer_grad(optimizer, 1, &pointer), ZERO1_OK);
   CHECK(!pointer);
-  CHECK_STATUS(zero1_optimizer_zero_grad(optimizer, NULL), ZERO1_OK);
-  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 1, NULL), ZERO1_ERR_INVALID, "'b' is frozen");
-  CHECK_SAYS(zero1_optimizer_grad_absent(optimizer, 1, NULL), ZERO1_ERR_INVALID, "'b' is frozen");
-  CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 2, NULL), ZERO1_OK);
-  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 2, NULL), ZERO1_ERR_STATE,
+  CHECK_STATUS(zero1_optimizer_zero_grad(optimizer, device_thread_stream()), ZERO1_OK);
+  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 1, device_thread_stream()), ZERO1_ERR_INVALID,
+             "'b' is frozen");
+  CHECK_SAYS(zero1_optimizer_grad_absent(optimizer, 1, device_thread_stream()), ZERO1_ERR_INVALID,
+             "'b' is frozen");
+  CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 2, device_thread_stream()), ZERO1_OK);
+  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 2, device_thread_stream()), ZERO1_ERR_STATE,
              "parameter 2 'out' is ready already");
-  CHECK_SAYS(zero1_optimizer_grad_absent(optimizer, 2, NULL), ZERO1_ERR_STATE, "'out'");
-  CHECK_SAYS(zero1_optimizer_zero_grad(optimizer, NULL), ZERO1_ERR_STATE, "on their way");
+  CHECK_SAYS(zero1_optimizer_grad_absent(optimizer, 2, device_thread_stream()), ZERO1_ERR_STATE,
+             "'out'");
+  CHECK_SAYS(zero1_optimizer_zero_grad(optimizer, device_thread_stream()), ZERO1_ERR_STATE,
+             "on their way");
   CHECK_SAYS(zero1_optimizer_sync_params(optimizer, 0), ZERO1_ERR_STATE, "on their way");
   CHECK_SAYS(zero1_optimizer_params_changed(optimizer), ZERO1_ERR_STATE, "on their way");
   CHECK_SAYS(zero1_optimizer_check_replicas(optimizer, NULL), ZERO1_ERR_STATE, "on their way");
-  CHECK_STATUS(zero1_optimizer_grad_absent(optimizer, 0, NULL), ZERO1_OK);
-  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 0, NULL), ZERO1_ERR_STATE, "'w' is absent");
+  CHECK_STATUS(zero1_optimizer_grad_absent(optimizer, 0, device_thread_stream()), ZERO1_OK);
+  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 0, device_thread_stream()), ZERO1_ERR_STATE,
+             "'w' is absent");
   CHECK_STATUS(zero1_optimizer_reduce_grads(optimizer), ZERO1_OK);
   CHECK_SAYS(zero1_optimizer_reduce_grads(optimizer), ZERO1_ERR_STATE, "reduced already");
-  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 0, NULL), ZERO1_ERR_STATE, "reduced");
-  CHECK_SAYS(zero1_optimizer_zero_grad(optimizer, NULL), ZERO1_ERR_STATE, "on their way");
+  CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 0, device_thread_stream()), ZERO1_ERR_STATE,
+             "reduced");
+  CHECK_SAYS(zero1_optimizer_zero_grad(optimizer, device_thread_stream()), ZERO1_ERR_STATE,
+             "on their way");
   CHECK_STATUS(zero1_optimizer_info(optimizer, &info, sizeof info), ZERO1_OK);
   CHECK_EQ(info.attempts, 1);
   CHECK_STATUS(zero1_optimizer_drop_grads(optimizer), ZERO1_OK);
@@ -618,13 +629,14 @@ static void rank_forgets_a_gradient(int32_t rank, zero1_comm *comm, void *arg) {
   CHECK_STATUS(misuse_create(comm, &optimizer), ZERO1_OK);
   misuse_check_works(optimizer);
   CHECK_STATUS(zero1_optimizer_param(optimizer, 0, &param), ZERO1_OK);
-  const float before = *(const float *)param;
-  CHECK_STATUS(zero1_optimizer_zero_grad(optimizer, NULL), ZERO1_OK);
+  const float before = misuse_first(param);
+  CHECK_STATUS(zero1_optimizer_zero_grad(optimizer, device_thread_stream()), ZERO1_OK);
   for (int64_t i = 2; i >= 0; --i)
-    if (rank != 1 || i != 1) CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, i, NULL), ZERO1_OK);
+    if (rank != 1 || i != 1)
+      CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, i, device_thread_stream()), ZERO1_OK);
   zero1_status status = finish(optimizer);
   if (rank == 1) CHECK_STATUS(status, ZERO1_ERR_STATE); /* at once */
-  if (!status) status = zero1_optimizer_wait_params(optimizer, NULL);
+  if (!status) status = misuse_wait(optimizer);
   CHECK_STATUS(status, ZERO1_ERR_STATE);
   CHECK_TEXT(zero1_optimizer_last_error(optimizer), "parameter 1 'b' is neither ready nor absent");
   if (rank != 1) CHECK_TEXT(zero1_optimizer_last_error(optimizer), "rank 1: ");
@@ -633,9 +645,9 @@ static void rank_forgets_a_gradient(int32_t rank, zero1_comm *comm, void *arg) {
   CHECK_EQ(info.count, 1);
   if (finish == zero1_optimizer_reduce_grads)
     CHECK_STATUS(zero1_optimizer_drop_grads(optimizer), ZERO1_OK);
-  CHECK(*(const float *)param == before);
+  CHECK(misuse_first(param) == before);
   CHECK_STATUS(misuse_step(optimizer), ZERO1_OK);
-  CHECK(*(const float *)param != before);
+  CHECK(misuse_first(param) != before);
   CHECK_STATUS(zero1_optimizer_check_replicas(optimizer, NULL), ZERO1_OK);
   zero1_optimizer_destroy(&optimizer);
 }
@@ -791,6 +803,7 @@ static void the_limit_of_file_sizes_is_named(void) {
 }
 
 int main(void) {
+  device_skip_without();
   RUN(every_function_takes_null_for_a_handle);
   RUN(communicators_check_their_options);
   RUN(a_short_text_is_cut_and_terminated);
