@@ -1,6 +1,7 @@
 // sanitizers: address undefined thread
 // devices: host standin cuda
 // standin-delay: 50
+// timeout: 300
 
 /* The promise: given the same reduced gradients, every bit of parameters, masters, moments and
  * grad_norm is the same, whatever the number of ranks, buckets, threads, the instruction set and

@@ -1,6 +1,7 @@
 // sanitizers: address undefined thread
 // devices: host standin cuda
 // standin-delay: 50
+// timeout: 300
 
 /* The order of sums, with gradients that do not sum exactly: fp32, in rank order inside groups of
  * reduce_group ranks, then across the groups. Each way between ranks against a plain loop. */
