@@ -5,26 +5,30 @@
  * Each call has a name of words, and a plan names calls by patterns (fnmatch):
  *
  *   held up       "<stream> <entry of the table>", and the caller's own "caller<n> read" and
- *                 "caller<n> write": a task that sleeps comes before it in the stream
+ *                 "caller<n> write": a task that sleeps comes before it in the stream;
+ *                 "root": sleeps before it writes what it broadcasts
  *   taken out     "wait <when> <stream> <event>"     stream_wait; "ready <stream>" is the caller's
  *                 "sync <when> <event or stream>"    event_sync, stream_sync
  *                 "post <flag>", "await <flag>", "mail", "tell"
- *                 "post_host", "await_host", "order of records"
+ *                 "post_host", "await_host", "order of records",
+ *                 "transfer", "barrier <number in a broadcast>"
  *
  * <when>: what the caller is in the middle of (hooks_here->call), or "open" for the begin of a
  * step.
  *
- * Hooks run on the rank's own thread alone, and nothing in here orders it after others:
+ * Hooks run on the rank's own thread (transfer: on any), and nothing in here orders threads:
  * ThreadSanitizer must see the library's own hand-overs and no others. */
 #ifndef ZERO1_TESTS_HANDOVER_DEVICE_HOOKS_H
 #define ZERO1_TESTS_HANDOVER_DEVICE_HOOKS_H
 
 #include <fnmatch.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
 #include "check.h"
-#include "kernels_cuda.h"
+#include "device_cuda.h"
+#include "node.h"
 #include "offload.c" /* its streams and events: who else needs to know them? */
 #include "optimizer.h"
 #include "standin.h"
@@ -55,13 +59,15 @@ typedef struct hooked {
   const char *call;     /* what its thread is in the middle of */
   int recording;        /* 1: in event_record */
   const char *ready_of; /* the caller's stream that `ready` was recorded in */
-  int32_t removals;
+  int32_t barriers;     /* of the broadcast that it is in */
+  atomic_int removals;
   int32_t known_count;
   known known[128];
 } hooked;
 
 static hooked hooked_devices[RANKS];
-static _Thread_local hooked *hooks_here; /* the rank of this thread; NULL: none */
+static _Thread_local hooked *hooks_here;     /* the rank of this thread; NULL: none */
+static _Thread_local hooked *hooks_transfer; /* whose transfer it is in the middle of */
 
 static hooked *hooked_of(zero1__device *device) {
   return (hooked *)(uintptr_t)device->ops;
@@ -127,7 +133,7 @@ static int is_removed(hooked *h, const char *kind, const char *when, const char 
   snprintf(name, sizeof name, "%s%s%s%s%s%s%s", kind, *when ? " " : "", when, *what ? " " : "",
            what, *which ? " " : "", which);
   if (fnmatch(hooks.removed, name, 0)) return 0;
-  h->removals += 1;
+  atomic_fetch_add_explicit(&h->removals, 1, memory_order_relaxed);
   return 1;
 }
 
@@ -147,13 +153,16 @@ static void sleep_call(void *context, const void *args) {
   sleep_us(us);
 }
 
+static int is_slow(const hooked *h, const char *name) {
+  return h->armed && hooks.slow && hooks.slow_ranks >> h->rank & 1 && !fnmatch(hooks.slow, name, 0);
+}
+
 /* Before `entry` is enqueued in `stream`. */
 static void hold_up(hooked *h, zero1__stream *stream, const char *entry) {
   const int64_t us = 3000 * hooks.times;
   char name[64];
-  if (!h->armed || !us || !hooks.slow || !(hooks.slow_ranks >> h->rank & 1)) return;
   snprintf(name, sizeof name, "%s %s", name_of(h, stream), entry);
-  if (fnmatch(hooks.slow, name, 0)) return;
+  if (!us || !is_slow(h, name)) return;
   cudaStream_t const native = h->real->native(h->device, stream);
   if (native)
     CHECK_CUDA(standin_launch(native, sleep_kernel, &us, sizeof us));
@@ -306,6 +315,16 @@ static void hooked_mail(zero1__device *device, zero1__stream *stream, const zero
     h->real->mail(device, stream, job);
 }
 
+/* In the device's own stream, on the calling thread. */
+static void hooked_transfer(zero1__device *device, void *to, const void *from, size_t bytes) {
+  hooked *const h = hooked_of(device);
+  zero1__cuda_queue own = {.handle = zero1__cuda_of(device)->own_stream};
+  hold_up(h, (zero1__stream *)&own, "transfer");
+  hooks_transfer = h;
+  h->real->transfer(device, to, from, bytes);
+  hooks_transfer = NULL;
+}
+
 /* ---- below the table: calls from file to file ---- */
 
 #define WRAP(result, name, ...)      \
@@ -331,6 +350,22 @@ WRAP(cudaError_t, cudaStreamWaitEvent, cudaStream_t stream, cudaEvent_t event, u
   return __real_cudaStreamWaitEvent(stream, event, flags);
 }
 
+/* The wait at the end of a transfer. */
+WRAP(cudaError_t, cudaStreamSynchronize, cudaStream_t stream) {
+  if (hooks_transfer && is_removed(hooks_transfer, "transfer", "", "", "")) return cudaSuccess;
+  return __real_cudaStreamSynchronize(stream);
+}
+
+/* A broadcast has two: the root has written; the root may write again. */
+WRAP(zero1_status, zero1__node_barrier, zero1__node *node, zero1__error *error) {
+  const char *number;
+  if (!hooks_here || strcmp(hooks_here->call, "broadcast"))
+    return __real_zero1__node_barrier(node, error);
+  number = ++hooks_here->barriers % 2 ? "1" : "2";
+  if (is_removed(hooks_here, "barrier", number, "", "")) return ZERO1_OK;
+  return __real_zero1__node_barrier(node, error);
+}
+
 /* ---- a rank's optimizer becomes known ---- */
 
 static void hooks_begin(zero1_optimizer *optimizer, int32_t rank, void *const *callers, int count) {
@@ -349,6 +384,7 @@ static void hooks_begin(zero1_optimizer *optimizer, int32_t rank, void *const *c
     snprintf(name, sizeof name, "caller%d", i);
     know(h, device->ops->stream_of_caller(device, callers[i], NULL), name, -1);
   }
+  h->ops.transfer = hooked_transfer;
   h->ops.stream_wait = hooked_stream_wait;
   h->ops.event_record = hooked_event_record;
   h->ops.event_sync = hooked_event_sync;

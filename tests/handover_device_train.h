@@ -32,6 +32,7 @@ typedef struct job {
   int32_t rewrites;       /* the caller writes its parameters between two steps */
   int32_t begins;         /* the hand-overs of sync_params are looked at */
   int32_t replicas;       /* check_replicas comes while a step is under way */
+  int32_t broadcasts;     /* the comm\'s own, by itself, at the end */
   int32_t graph;          /* steps 2, 3 and 5 are one graph */
   int32_t inline_calls;   /* as where MPI allows no threads */
   int32_t race;           /* what is taken out of it is seen by ThreadSanitizer alone */
@@ -337,8 +338,8 @@ static void compare(const rank_run *self, const history *expected) {
   }
 }
 
-/* Of the host's memory, by a stream of its own: nothing of the library's orders it. */
-static void read_now(void *to, const void *from, size_t bytes) {
+/* By a stream of its own: nothing of the library's orders it. */
+static void copy_now(void *to, const void *from, size_t bytes) {
   cudaStream_t stream;
   CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   device_copy(to, from, bytes, stream);
@@ -354,10 +355,35 @@ static void check_masters(rank_run *self) {
     zero1_owned owned;
     CHECK_STATUS(zero1_optimizer_owned(self->optimizer, at, 1, &owned, sizeof owned), ZERO1_OK);
     const int64_t numel = owned.end - owned.begin;
-    read_now(self->mine->masters, owned.master_param, (size_t)numel * sizeof(float));
+    copy_now(self->mine->masters, owned.master_param, (size_t)numel * sizeof(float));
     for (int64_t i = 0; i < numel; ++i)
       CHECK(self->mine->masters[i] == (float)((owned.param + owned.begin + i) % 64) / 16);
   }
+}
+
+/* When it returns, every rank has the root's values, and the root may write. */
+static void broadcast(rank_run *self) {
+  zero1__channel *const channel = self->optimizer->channel;
+  zero1__error error = {0};
+  hooks_call("broadcast");
+  for (int32_t round = 1; round <= 3; ++round) {
+    int32_t got;
+    if (self->rank == 0 && is_slow(hooks_here, "root")) sleep_us(10000 * hooks.times);
+    if (self->rank == 0) copy_now(channel->params, &round, sizeof round);
+    CHECK_STATUS(channel->ops->broadcast(channel, 0, &error), ZERO1_OK);
+    copy_now(&got, channel->params, sizeof got);
+    CHECK_EQ(got, round);
+  }
+}
+
+/* What rank 1 changes by itself is found. */
+static void diverge(rank_run *self) {
+  const float changed = 1000;
+  int32_t diverged;
+  if (self->rank == 1) copy_now(self->optimizer->channel->params, &changed, sizeof changed);
+  hooks_call("check_replicas");
+  CHECK_STATUS(zero1_optimizer_check_replicas(self->optimizer, &diverged), ZERO1_ERR_DIVERGED);
+  CHECK_EQ(diverged, 1);
 }
 
 /* ---- a rank ---- */
@@ -448,6 +474,8 @@ static void train_rank(int32_t rank, zero1_comm *threads, void *arg) {
   if (!self.what->begins) hooks_arm();
   train(&self);
   compare(&self, all->expected);
+  if (self.what->broadcasts) broadcast(&self);
+  if (self.what->replicas) diverge(&self);
   hooks_end();
   zero1_optimizer_destroy(&self.optimizer);
   end_streams(&self);

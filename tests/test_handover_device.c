@@ -6,7 +6,8 @@
 // args: removals 2
 // args: removals 3
 // timeout: 120
-// wrap: zero1__cuda_post_host zero1__cuda_await_host cudaStreamWaitEvent
+// wrap: zero1__cuda_post_host zero1__cuda_await_host zero1__node_barrier
+// wrap: cudaStreamWaitEvent cudaStreamSynchronize
 /* The hand-overs of the schedule on a device (the tables of schedule.h, offload.h and of the
  * comms), over the stand-in runtime, which is no GPU: with random delays of every task, the results
  * are those of one rank by itself; with any one of them taken out they are not, or ThreadSanitizer
@@ -175,7 +176,10 @@ static const removal REMOVALS[] = {
     {"sync sync_params caller0", {EXCHANGES, BROADCAST}, "caller? write", RANK0},
     {"sync sync_params reduced", {ON_NODE, BROADCAST}, "compute master", ALL},
     {"sync params_changed caller0", {ON_NODE, .bf16 = 1, .rewrites = 1}, "caller0 write", ALL},
-    {"sync check_replicas reduced", {ON_NODE, .replicas = 1}, "compute hash", RANK1},
+    {"barrier 1", {ON_NODE, .broadcasts = 1}, "root", RANK0},
+    {"barrier 2", {ON_NODE, .broadcasts = 1}, "* transfer", RANK1},
+    {"transfer", {EXCHANGES}, "* transfer", ALL},
+    {"sync check_replicas reduced", {ON_NODE, .replicas = 1}, "compute hash", ALL},
 };
 
 enum { REMOVAL_COUNT = sizeof REMOVALS / sizeof *REMOVALS };
