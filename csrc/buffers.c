@@ -9,13 +9,23 @@ static size_t state_bytes(const zero1__layout *layout) {
                             sizeof(float));
 }
 
-uint64_t zero1__buffers_plan(const zero1__channel_config *config, int32_t params_sharers,
-                             int32_t grad_shard) {
-  const uint64_t arrays = 2u + (config->param_dtype != ZERO1_DTYPE_FP32) + (grad_shard != 0);
+/* Blocks of state before the first bucket that stays on the device. */
+static int64_t host_blocks(const zero1__layout *layout, int64_t offloaded) {
+  return offloaded < layout->bucket_count ? zero1__layout_state_begin(layout, offloaded)
+                                          : zero1__layout_state_blocks(layout);
+}
+
+zero1__plan zero1__buffers_plan(const zero1__channel_config *config, int32_t params_sharers,
+                                int32_t grad_shard, int64_t offloaded) {
   const uint64_t state = state_bytes(config->layout);
-  if (state > UINT64_MAX / 8) return UINT64_MAX; /* the sum might overflow */
-  return zero1__params_bytes(config) / (uint64_t)params_sharers + zero1__grads_bytes(config) +
-         arrays * state;
+  if (state > UINT64_MAX / 8) return (zero1__plan){UINT64_MAX, 0}; /* the sum might overflow */
+  const uint64_t on_host =
+      (uint64_t)host_blocks(config->layout, offloaded) * ZERO1__BLOCK * sizeof(float);
+  const uint64_t separate = config->param_dtype != ZERO1_DTYPE_FP32;
+  return (zero1__plan){.device = zero1__params_bytes(config) / (uint64_t)params_sharers +
+                                 zero1__grads_bytes(config) + (grad_shard ? state : 0) +
+                                 (2 + separate) * (state - on_host),
+                       .offloaded = offloaded ? 3 * on_host : 0};
 }
 
 int64_t zero1__buffers_offloaded(const zero1__layout *layout, double offload) {
@@ -74,14 +84,6 @@ static zero1_status begin_grad_shards(zero1__buffers *buffers, int32_t needed,
 
 /* ---- state ---- */
 
-/* Blocks of state before the first bucket that stays on the device. */
-static int64_t host_blocks(const zero1__buffers *buffers) {
-  const zero1__layout *layout = buffers->channel->config.layout;
-  return buffers->offloaded < layout->bucket_count
-             ? zero1__layout_state_begin(layout, buffers->offloaded)
-             : zero1__layout_state_blocks(layout);
-}
-
 static zero1_status begin_state(zero1__buffers *buffers, zero1__state *state, int on_device,
                                 zero1__error *error) {
   zero1__device *device = buffers->channel->config.device;
@@ -111,7 +113,7 @@ zero1_status zero1__buffers_begin(zero1__buffers *buffers, zero1__channel *chann
   buffers->channel = channel;
   buffers->host = host;
   buffers->offloaded = offloaded;
-  const int64_t on_host = host_blocks(buffers);
+  const int64_t on_host = host_blocks(config->layout, offloaded);
   const int64_t on_device = zero1__layout_state_blocks(config->layout) - on_host;
   buffers->host_bytes =
       offloaded ? zero1__whole_pages((size_t)on_host * ZERO1__BLOCK * sizeof(float)) : 0;
@@ -142,7 +144,8 @@ float *zero1__buffers_state(const zero1__buffers *buffers, const zero1__state *s
                             int64_t bucket) {
   const int64_t begin = zero1__layout_state_begin(buffers->channel->config.layout, bucket);
   if (bucket < buffers->offloaded) return state->host + begin * ZERO1__BLOCK;
-  return state->device + (begin - host_blocks(buffers)) * ZERO1__BLOCK;
+  return state->device +
+         (begin - host_blocks(buffers->channel->config.layout, buffers->offloaded)) * ZERO1__BLOCK;
 }
 
 float *zero1__buffers_master(const zero1__buffers *buffers, int64_t bucket) {

@@ -26,10 +26,14 @@ typedef struct zero1__buffers {
   const void **visible_grad_shards; /* the same table where kernels see it */
 } zero1__buffers;
 
-/** Bytes that a rank will allocate on the host, before anything is allocated: for memory that
- *  several ranks share its part. */
-uint64_t zero1__buffers_plan(const zero1__channel_config *config, int32_t params_sharers,
-                             int32_t grad_shard);
+/** Bytes that a rank will allocate, before anything is allocated: for memory that several ranks
+ *  share its part. `offloaded` is of the host, the rest of the device. */
+typedef struct zero1__plan {
+  uint64_t device, offloaded;
+} zero1__plan;
+
+zero1__plan zero1__buffers_plan(const zero1__channel_config *config, int32_t params_sharers,
+                                int32_t grad_shard, int64_t offloaded);
 
 /** Buckets of a layout that config.offload asks for: 0.3 of 4 are 2. */
 int64_t zero1__buffers_offloaded(const zero1__layout *layout, double offload);

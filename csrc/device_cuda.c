@@ -241,6 +241,7 @@ static void cuda_destroy(zero1__device *device) {
 static const zero1__device_ops cuda_ops = {
     .name = "cuda",
     .destroy = cuda_destroy,
+    .memory_check = zero1__cuda_memory_check,
     .memory_alloc = zero1__cuda_memory_alloc,
     .memory_free = zero1__cuda_memory_free,
     .pinned_alloc = zero1__cuda_pinned_alloc,

@@ -76,6 +76,7 @@ zero1_status zero1__cuda_health(zero1__cuda *cuda, zero1__error *error);
 
 /* ---- device_cuda_memory.c: the entries of device_ops.h ---- */
 
+zero1_status zero1__cuda_memory_check(zero1__device *device, uint64_t bytes, zero1__error *error);
 zero1_status zero1__cuda_memory_alloc(zero1__device *device, size_t bytes, void **memory,
                                       zero1__error *error);
 void zero1__cuda_memory_free(zero1__device *device, void *memory, size_t bytes);

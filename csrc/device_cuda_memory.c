@@ -21,6 +21,20 @@ static zero1_status fail_alloc(zero1__cuda *cuda, size_t bytes, cudaError_t resu
                      cuda->index, cudaGetErrorString(result), free_bytes, all_bytes);
 }
 
+zero1_status zero1__cuda_memory_check(zero1__device *device, uint64_t bytes, zero1__error *error) {
+  zero1__cuda *cuda = zero1__cuda_of(device);
+  size_t free_bytes = 0, all_bytes = 0;
+  const zero1__cuda_guard guard = zero1__cuda_enter(cuda);
+  const int failed =
+      zero1__cuda_failed(cuda, "cudaMemGetInfo", cudaMemGetInfo(&free_bytes, &all_bytes));
+  zero1__cuda_leave(&guard);
+  if (failed) return device->ops->check(device, error);
+  if (bytes <= free_bytes) return ZERO1_OK;
+  return zero1__fail(error, ZERO1_ERR_MEMORY,
+                     "%llu bytes of memory are needed on CUDA device %d, where %zu of %zu are free",
+                     (unsigned long long)bytes, cuda->index, free_bytes, all_bytes);
+}
+
 /* Between enter and leave. */
 static cudaError_t clear(zero1__cuda *cuda, void *memory, size_t bytes) {
   pthread_mutex_lock(&cuda->own_mutex);

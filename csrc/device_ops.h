@@ -96,6 +96,9 @@ typedef struct zero1__device_ops {
 
   /* ---- */
 
+  /** Whether so much memory is free, asked before it is taken. ZERO1_ERR_MEMORY: says how much is.
+   */
+  zero1_status (*memory_check)(zero1__device *device, uint64_t bytes, zero1__error *error);
   /** The layout's block table, before the first kernel; `layout` outlives the device. */
   zero1_status (*set_layout)(zero1__device *device, const zero1__layout *layout,
                              zero1__error *error);

@@ -98,54 +98,76 @@ static zero1__channel_config channel_config_of(zero1_optimizer *optimizer) {
                                  .timeout_seconds = config->timeout_seconds};
 }
 
-/* The device, with the layout that its kernels go by and the numbers of a step. */
+/* The device, and the host's cores where they are to help. */
 static zero1_status open_device(zero1_optimizer *optimizer, zero1__error *error) {
   const zero1_config *config = &optimizer->settings.config;
   const zero1__device_config wanted = {.kind = config->device,
                                        .index = config->device_index,
                                        .threads = config->threads,
                                        .stream = config->stream};
-  void *step = NULL;
+  zero1__error of_stream;
   zero1_status status = zero1__device_create(&wanted, &optimizer->device, error);
   if (status) return status;
   zero1__device *device = optimizer->device;
-  if (!device->is_host) {
-    status = device->ops->set_layout(device, &optimizer->layout, error);
-    if (!status && !device->ops->stream_of_caller(device, ZERO1_STREAM_DEFAULT, error))
-      status = error->status;
-  }
-  if (!status && config->offload > 0)
+  zero1__error_clear(&of_stream);
+  if (!device->ops->stream_of_caller(device, ZERO1_STREAM_DEFAULT, &of_stream))
+    return zero1__fail(error, of_stream.status, "config.%.380s", of_stream.text);
+  if (config->offload > 0)
     status = zero1__device_host_create(config->threads, &optimizer->host, error);
+  return status;
+}
+
+/* Before anything is made in proportion to the parameters. */
+static zero1_status check_memory(zero1_optimizer *optimizer, zero1__error *error) {
+  const zero1_config *config = &optimizer->settings.config;
+  const zero1_comm *comm = optimizer->comm;
+  zero1__device *device = optimizer->device;
+  const zero1__channel_config channel = channel_config_of(optimizer);
+  const int32_t sharers = config->share_params ? comm->ranks_per_node : 1;
+  const int32_t grad_shard =
+      needs_grad_shard(config, comm, comm->ranks_per_node == comm->world_size);
+  const zero1__plan plan = zero1__buffers_plan(
+      &channel, sharers, grad_shard, zero1__buffers_offloaded(&optimizer->layout, config->offload));
+  if (device->is_host) return zero1__memory_check(plan.device, comm->ranks_per_node, error);
+  const zero1_status status = device->ops->memory_check(device, plan.device, error);
+  return status ? status : zero1__memory_check(plan.offloaded, comm->ranks_per_node, error);
+}
+
+/* What kernels go by: the layout, and the numbers of a step. */
+static zero1_status furnish_device(zero1_optimizer *optimizer, zero1__error *error) {
+  zero1__device *device = optimizer->device;
+  void *step = NULL;
+  zero1_status status = ZERO1_OK;
+  if (!device->is_host) status = device->ops->set_layout(device, &optimizer->layout, error);
   if (!status) status = device->ops->memory_alloc(device, sizeof *optimizer->step, &step, error);
   optimizer->step = step;
   return status;
 }
 
+#ifndef NDEBUG
+static zero1_status watch_waits(zero1_optimizer *optimizer, zero1__error *error) {
+  const int64_t count = optimizer->registry.count;
+  optimizer->waited = malloc((size_t)count + 1);
+  if (!optimizer->waited)
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %lld parameters", (long long)count);
+  memset(optimizer->waited, 1, (size_t)count);
+  return ZERO1_OK;
+}
+#endif
+
 /* What a rank can find out by itself. */
 static zero1_status prepare(zero1_optimizer *optimizer, zero1__error *error) {
-  const zero1_config *config = &optimizer->settings.config;
   const zero1__registry *registry = &optimizer->registry;
-  const zero1_comm *comm = optimizer->comm;
-  zero1_status status =
-      zero1__layout_create(comm->world_size, config->bucket_numel, registry->count, registry->numel,
-                           registry->group, registry->flags, &optimizer->layout, error);
-  if (status) return status;
-  const zero1__channel_config channel = channel_config_of(optimizer);
-  const int32_t sharers = config->share_params ? comm->ranks_per_node : 1;
-  if (config->device == ZERO1_DEVICE_HOST) /* others say themselves what they have */
-    status = zero1__memory_check(
-        zero1__buffers_plan(
-            &channel, sharers,
-            needs_grad_shard(config, comm, comm->ranks_per_node == comm->world_size)),
-        comm->ranks_per_node, error);
+  zero1_status status = zero1__layout_create(
+      optimizer->comm->world_size, optimizer->settings.config.bucket_numel, registry->count,
+      registry->numel, registry->group, registry->flags, &optimizer->layout, error);
+  if (!status) status = open_device(optimizer, error);
+  if (!status) status = check_memory(optimizer, error);
+  if (!status) status = furnish_device(optimizer, error);
 #ifndef NDEBUG
-  optimizer->waited = calloc((size_t)registry->count + 1, sizeof *optimizer->waited);
-  if (!status && !optimizer->waited)
-    status = zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %lld parameters",
-                         (long long)registry->count);
-  if (optimizer->waited) memset(optimizer->waited, 1, (size_t)registry->count);
+  if (!status) status = watch_waits(optimizer, error);
 #endif
-  return status ? status : open_device(optimizer, error);
+  return status;
 }
 
 /* Memory and streams, once the channel is there. */
