@@ -311,7 +311,7 @@ static const mistake mistakes[] = {
     {make_skip_grad_norm, ZERO1_ERR_INVALID, "config.skip_grad_norm is -1"},
     {make_timeout, ZERO1_ERR_INVALID, "config.timeout_seconds is -1"},
     {make_timeout_nan, ZERO1_ERR_INVALID, "config.timeout_seconds is "},
-    {make_stream, ZERO1_ERR_INVALID, "stream is "},
+    {make_stream, ZERO1_ERR_INVALID, "config.stream"},
     {make_groups_null, ZERO1_ERR_INVALID, "config.group_count is 2 with groups NULL"},
     {make_group_count_0, ZERO1_ERR_INVALID, "config.group_count is 0"},
     {make_group_count_negative, ZERO1_ERR_INVALID, "config.group_count is -1"},
