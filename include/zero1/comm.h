@@ -168,8 +168,10 @@ ZERO1_API zero1_status zero1_comm_create_nccl_id(int32_t rank, int32_t world_siz
                                                  zero1_comm **comm);
 
 /** An id for zero1_comm_create_nccl_id. Not collective: one rank makes it, and sends it to the
- * others. [out] unique_id  [unique_id_bytes], which is ZERO1_NCCL_ID_BYTES ZERO1_ERR_INVALID,
- * ZERO1_ERR_UNSUPPORTED, ZERO1_ERR_COMM. */
+ *  others.
+ *  [out] unique_id  [unique_id_bytes], which is ZERO1_NCCL_ID_BYTES
+ *  ZERO1_ERR_INVALID: NULL, or another size. ZERO1_ERR_UNSUPPORTED: this build has no NCCL.
+ *  ZERO1_ERR_COMM: NCCL failed. */
 ZERO1_API zero1_status zero1_nccl_unique_id(void *unique_id, size_t unique_id_bytes);
 
 /** This rank, the number of ranks, and the name of the backend ("self", "threads", "node",

@@ -31,8 +31,15 @@
  * cudaStream_t that it is given (of the optimizer's device; several streams may be used in a step),
  * and no call of a step waits on the host: norm, verdict and count stay on the device until info
  * asks for them. So an error of a step is returned by the first call that finds out, by info at the
- * latest. Where ranks communicate through the host (zero1_comm_backend "exchange"), the first
- * gradient of a step waits for the step before, and steps cannot be captured into graphs.
+ * latest. Where ranks communicate through the host (zero1_comm_backend "exchange" or
+ * "hierarchical", or zero1_comm_note says that GPUs exchange messages), the first gradient of a
+ * step waits for the step before, and steps cannot be captured into graphs.
+ *
+ * Kernels of a step wait for the peers' kernels. Where ranks are threads of one process, or two
+ * optimizers share a GPU, what waits for the whole device (cudaFree, often cudaMalloc, and the
+ * first launch of a kernel unless CUDA_MODULE_LOADING is EAGER) must not be needed on the way to
+ * the call that a peer waits for. Streams of a process that share one of its queues wait for each
+ * other, too: of 8, or of CUDA_DEVICE_MAX_CONNECTIONS, which such programs set to 32.
  *
  * Part of the public face: C99, safe for C++ and for ctypes; includes no MPI or CUDA header. */
 #ifndef ZERO1_ZERO1_H
@@ -179,17 +186,21 @@ typedef struct zero1_param_spec {
  *  [in]  spec_bytes  sizeof(zero1_param_spec)
  *  [out] optimizer   owned by the caller: zero1_optimizer_destroy; NULL on failure
  *  ZERO1_ERR_INVALID: names the field or parameter. ZERO1_ERR_VERSION. ZERO1_ERR_MISMATCH: names
- *  the first difference. ZERO1_ERR_MEMORY: says how much was asked for. ZERO1_ERR_DEVICE: a thread
- *  cannot be started. ZERO1_ERR_UNSUPPORTED. ZERO1_ERR_PEER, _TIMEOUT, _COMM. */
+ *  the first difference. ZERO1_ERR_MEMORY: says how much was asked for. ZERO1_ERR_NO_DEVICE: no
+ * GPU, or a driver that is too old, in CUDA's own words. ZERO1_ERR_DEVICE: a thread cannot be
+ * started, or the GPU failed. ZERO1_ERR_UNSUPPORTED: this build has no CUDA, or none for this GPU;
+ * or comm, agree_comm and device do not go together: the text says which. ZERO1_ERR_PEER, _TIMEOUT,
+ * _COMM, _ABORTED. */
 ZERO1_API zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_config *config,
                                               const zero1_param_spec *specs, size_t spec_bytes,
                                               int64_t param_count, zero1_optimizer **optimizer);
 
 /** Frees *optimizer and clears it; NULL and a pointer to NULL are fine. Every rank destroys, in any
  *  order (on CUDA, where ranks map each other's memory, together: each waits for the others, for
- * the timeout at most): a peer that still waits for this rank gets ZERO1_ERR_PEER, or
- * ZERO1_ERR_ABORTED where this rank was in the middle of a step; between nodes it may take the
- * timeout. Pointers into the buffers end. Not collective. */
+ *  the timeout at most): a peer that still waits for this rank gets ZERO1_ERR_PEER, or
+ *  ZERO1_ERR_ABORTED where this rank was in the middle of a step; between nodes it may take the
+ *  timeout. Pointers into the buffers end. CUDA graphs that hold its steps are destroyed before:
+ *  NCCL waits for that without end. Not collective. */
 ZERO1_API void zero1_optimizer_destroy(zero1_optimizer **optimizer);
 
 /** Text of the last failure on this handle. Never NULL; valid until the next call. Not
@@ -257,11 +268,12 @@ ZERO1_API zero1_status zero1_optimizer_zero_grad(zero1_optimizer *optimizer, voi
 /** Gradient `index` is complete on `stream`; nothing may write it until the next wait_grad. When a
  *  bucket's last gradient is ready, its reduction starts. With gradient accumulation: on the last
  *  microbatch only. Not collective; asynchronous, but for a step's first one, which waits for the
- *  step before.
+ *  step before on the host, and where ranks communicate through it.
  *  ZERO1_ERR_STATE: it is ready or absent already, or the gradients are reduced; in debug builds of
  *  the library also: forward has not waited for the parameter. ZERO1_ERR_INVALID: no such
- *  parameter, or frozen, or no such stream. ZERO1_ERR_SPENT, or first the failure that spent the
- *  handle. */
+ *  parameter, or frozen, or no such stream. ZERO1_ERR_UNSUPPORTED: the stream is being captured,
+ * and ranks communicate through the host, or buckets are offloaded. ZERO1_ERR_MEMORY.
+ * ZERO1_ERR_SPENT, or first the failure that spent the handle. */
 ZERO1_API zero1_status zero1_optimizer_grad_ready(zero1_optimizer *optimizer, int64_t index,
                                                   void *stream);
 
@@ -294,8 +306,8 @@ ZERO1_API zero1_status zero1_optimizer_step(zero1_optimizer *optimizer);
  *  as it was at the capture: which gradients were absent, and whether the step has one pass or two.
  *  Collective; asynchronous.
  *  ZERO1_ERR_STATE: no step has been captured, or gradients are on their way.
- * ZERO1_ERR_UNSUPPORTED: the host has no graphs. ZERO1_ERR_INVALID: no such stream. Errors of
- * earlier steps as step. */
+ *  ZERO1_ERR_UNSUPPORTED: ranks communicate through the host. ZERO1_ERR_INVALID: no such stream.
+ * The error of an earlier step, and ZERO1_ERR_SPENT, as step. */
 ZERO1_API zero1_status zero1_optimizer_replay(zero1_optimizer *optimizer, void *stream);
 
 /** Gives up the gradients since the last step, reduced or not, without an update; count and state
