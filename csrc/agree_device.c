@@ -173,7 +173,7 @@ static int await_ticket(zero1__schedule *schedule, int64_t ticket) {
   while (!error.status && ended_now(told) < ticket) {
     const struct timespec nap = {0, 20000};
     const int64_t now = zero1__now_ns();
-    if (now - looked_ns > 20000000) {
+    if (now - looked_ns > ZERO1__LOOK_NS) {
       looked_ns = now;
       schedule->device->ops->check(schedule->device, &error);
       if (now - begin_ns > 2 * timeout_ns)

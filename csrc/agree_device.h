@@ -9,9 +9,9 @@
 #ifndef ZERO1__AGREE_DEVICE_H
 #define ZERO1__AGREE_DEVICE_H
 
-#include "outcome.h"
 #include "comm_ops.h"
 #include "config.h"
+#include "outcome.h"
 #include "readiness.h"
 
 typedef struct zero1__schedule zero1__schedule;

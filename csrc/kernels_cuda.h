@@ -1,4 +1,4 @@
-/* Launchers of the CUDA kernels (cuda/kernels.cu), in plain C: each enqueues its job, copied, in a
+/* Launchers of the CUDA kernels (cuda/), in plain C: each enqueues its job, copied, in a
  * stream, and returns a cudaError_t. Every pointer of a job is memory that the device sees, but
  * sources.contributions and layout, which the kernels leave alone. */
 #ifndef ZERO1__KERNELS_CUDA_H

@@ -84,11 +84,7 @@ void zero1__nccl_guard_leave(zero1__nccl_guard *guard, zero1__stream *stream, in
 
 void zero1__nccl_lose(zero1__device *device, zero1__step *step) {
   const int32_t nobody = -1, lost = 1;
-  enum cudaStreamCaptureMode mode =
-      cudaStreamCaptureModeRelaxed; /* another thread may be capturing */
-  cudaThreadExchangeStreamCaptureMode(&mode);
   device->ops->transfer(device, &step->lost_peer, &nobody, sizeof nobody);
   device->ops->transfer(device, &step->lost, &lost, sizeof lost);
   device->ops->lose(device);
-  cudaThreadExchangeStreamCaptureMode(&mode);
 }

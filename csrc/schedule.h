@@ -27,11 +27,11 @@
 #define ZERO1__SCHEDULE_H
 
 #include "agree_device.h"
-#include "outcome.h"
 #include "buffers.h"
 #include "comm_ops.h"
 #include "config.h"
 #include "offload.h"
+#include "outcome.h"
 #include "readiness.h"
 
 enum { ZERO1__PHASE_IDLE, ZERO1__PHASE_COLLECTING, ZERO1__PHASE_REDUCED };
