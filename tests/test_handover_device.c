@@ -91,8 +91,8 @@ enum { ALL = 7, RANK0 = 1, RANK1 = 2 };
 
 static const removal REMOVALS[] = {
     /* ready: the caller -> both; at the begin of a step, its buckets, its end */
-    {"wait open compute ready *", {GRAPH}, NULL, 0},
-    {"wait open compute ready *", {NATIVE, .graph = 1}, NULL, 0},
+    {"wait open compute ready *", {GRAPH, SOON}, NULL, 0},
+    {"wait open compute ready *", {NATIVE, .graph = 1, SOON}, NULL, 0},
     {"wait grad_ready compute ready *", {ALONE}, "caller? write", ALL},
     {"wait grad_ready compute ready caller1", {ALONE}, "caller1 write", ALL},
     {"wait grad_ready compute ready *", {ON_NODE}, "caller? write", RANK1},
