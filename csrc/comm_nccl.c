@@ -123,7 +123,7 @@ static zero1_status make(const introduction *start, const zero1_comm_options *op
   const cudaError_t code = cudaGetDevice(&device_index);
   *out = NULL;
   if (code) return zero1__nccl_cuda_fail(error, code, "the current CUDA device");
-  const ncclResult_t result = ncclGetVersion(&version);
+  const ncclResult_t result = zero1__nccl.ncclGetVersion(&version);
   if (result) return zero1__nccl_fail(error, result, "ncclGetVersion");
   zero1__nccl_comm *comm = calloc(1, sizeof *comm);
   if (!comm) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a communicator");
@@ -265,6 +265,7 @@ static zero1_status take_options(const zero1_comm_options *options, zero1_comm_o
     status = zero1__fail(error, ZERO1_ERR_INVALID, "options.ordered is %d, neither 0 nor 1",
                          taken->ordered);
   if (status) zero1_comm_options_init(taken, sizeof *taken);
+  if (!status) status = zero1__nccl_load(error);
   if (!status && !comm) status = zero1__fail(error, ZERO1_ERR_INVALID, "comm is NULL");
   return status;
 }
@@ -283,9 +284,10 @@ zero1_status zero1_comm_create_nccl(void *nccl_comm, const zero1_comm_options *o
     status = zero1__fail(&error, ZERO1_ERR_INVALID, "nccl_comm is NULL");
     return zero1__create_done(options, status, &error);
   }
-  ncclResult_t result = ncclCommCount(start.given, &start.world_size);
-  if (!result) result = ncclCommUserRank(start.given, &start.rank);
-  if (!result) result = ncclCommCuDevice(start.given, &device);
+  if (zero1__nccl_load(&error)) return zero1__create_done(options, error.status, &error);
+  ncclResult_t result = zero1__nccl.ncclCommCount(start.given, &start.world_size);
+  if (!result) result = zero1__nccl.ncclCommUserRank(start.given, &start.rank);
+  if (!result) result = zero1__nccl.ncclCommCuDevice(start.given, &device);
   if (result) {
     status = zero1__nccl_fail(&error, result, "nccl_comm");
     return zero1__create_done(options, status, &error);
@@ -304,7 +306,9 @@ zero1_status zero1_comm_create_nccl(void *nccl_comm, const zero1_comm_options *o
 zero1_status zero1_nccl_unique_id(void *unique_id, size_t unique_id_bytes) {
   ncclUniqueId id;
   if (!unique_id || unique_id_bytes != sizeof id) return ZERO1_ERR_INVALID;
-  if (ncclGetUniqueId(&id)) return ZERO1_ERR_COMM;
+  const zero1_status status = zero1__nccl_load(NULL);
+  if (status) return status;
+  if (zero1__nccl.ncclGetUniqueId(&id)) return ZERO1_ERR_COMM;
   memcpy(unique_id, &id, sizeof id);
   return ZERO1_OK;
 }
@@ -342,7 +346,7 @@ static zero1_status share_id(zero1__lane *lane, ncclUniqueId *id, zero1__error *
       all ? ZERO1_OK : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d ranks", world);
   memset(&mine, 0, sizeof mine);
   if (!status && rank == 0) {
-    const ncclResult_t result = ncclGetUniqueId(&mine);
+    const ncclResult_t result = zero1__nccl.ncclGetUniqueId(&mine);
     if (result) status = zero1__nccl_fail(error, result, "ncclGetUniqueId");
   }
   status = zero1__lane_agree(lane, status, error);

@@ -60,10 +60,10 @@ static ncclResult_t sum_bucket(nccl_channel *self, const zero1__chunk *chunk, nc
   const zero1__channel_config *config = &self->base.config;
   const zero1__range first = zero1__layout_shard(config->layout, chunk->bucket, 0);
   char *grads = self->grads.base;
-  return ncclReduceScatter(grads + (size_t)first.begin * block_bytes(config->grad_dtype),
-                           grads + (size_t)chunk->blocks.begin * block_bytes(config->grad_dtype),
-                           numel_of(chunk->blocks), nccl_dtype(config->grad_dtype), ncclSum, nccl,
-                           stream);
+  return zero1__nccl.ncclReduceScatter(
+      grads + (size_t)first.begin * block_bytes(config->grad_dtype),
+      grads + (size_t)chunk->blocks.begin * block_bytes(config->grad_dtype),
+      numel_of(chunk->blocks), nccl_dtype(config->grad_dtype), ncclSum, nccl, stream);
 }
 
 /* The first failure counts; a group that was begun is ended. */
@@ -74,19 +74,19 @@ static ncclResult_t swap_chunk(nccl_channel *self, const zero1__chunk *chunk, nc
   const int32_t world = self->base.comm->world_size, rank = self->base.comm->rank;
   const size_t numel = numel_of(chunk->blocks);
   const char *grads = self->grads.base;
-  ncclResult_t result = ncclGroupStart();
+  ncclResult_t result = zero1__nccl.ncclGroupStart();
   if (result) return result;
   for (int32_t i = 1; i < world && !result; ++i) {
     const int32_t to = (rank + i) % world, from = (rank - i + world) % world;
     const int64_t theirs =
         zero1__layout_shard(config->layout, chunk->bucket, to).begin + chunk->part.begin;
-    result = ncclSend(grads + (size_t)theirs * block_bytes(config->grad_dtype), numel, dtype, to,
-                      nccl, stream);
+    result = zero1__nccl.ncclSend(grads + (size_t)theirs * block_bytes(config->grad_dtype), numel,
+                                  dtype, to, nccl, stream);
     if (!result)
-      result = ncclRecv((void *)(uintptr_t)chunk->sources.contributions[from], numel, dtype, from,
-                        nccl, stream);
+      result = zero1__nccl.ncclRecv((void *)(uintptr_t)chunk->sources.contributions[from], numel,
+                                    dtype, from, nccl, stream);
   }
-  const ncclResult_t ended = ncclGroupEnd();
+  const ncclResult_t ended = zero1__nccl.ncclGroupEnd();
   return result ? result : ended;
 }
 
@@ -111,9 +111,9 @@ static zero1_status gather(nccl_channel *self, int64_t bucket, cudaStream_t stre
   char *params = self->params.base;
   ncclComm_t nccl = zero1__nccl_enter(&self->link, error);
   if (!nccl) return error->status;
-  const ncclResult_t result =
-      ncclAllGather(params + (size_t)own.begin * each, params + (size_t)first.begin * each,
-                    numel_of(own), nccl_dtype(config->param_dtype), nccl, stream);
+  const ncclResult_t result = zero1__nccl.ncclAllGather(
+      params + (size_t)own.begin * each, params + (size_t)first.begin * each, numel_of(own),
+      nccl_dtype(config->param_dtype), nccl, stream);
   return zero1__nccl_leave(&self->link, result, "the gather of parameters", error);
 }
 
@@ -154,8 +154,8 @@ zero1_status zero1__nccl_broadcast(zero1__channel *channel, int32_t root, zero1_
   if (is_alone(self) || !params) return ZERO1_OK;
   ncclComm_t nccl = zero1__nccl_enter(&self->link, error);
   if (!nccl) return error->status;
-  const ncclResult_t result =
-      ncclBroadcast(params, params, self->params.bytes, ncclUint8, root, nccl, self->stream);
+  const ncclResult_t result = zero1__nccl.ncclBroadcast(params, params, self->params.bytes,
+                                                        ncclUint8, root, nccl, self->stream);
   zero1_status status = zero1__nccl_leave(&self->link, result, "the root's parameters", error);
   if (!status)
     status = zero1__nccl_link_finish(&self->link, self->stream, "the root's parameters", error);

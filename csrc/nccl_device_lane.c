@@ -59,7 +59,7 @@ static zero1_status enqueue(nccl_device_lane *lane, zero1__stream *stream, zero1
   ncclComm_t nccl = zero1__nccl_enter(&lane->link, error);
   if (!nccl) return error->status;
   const ncclResult_t result =
-      ncclAllGather(base->mine, base->all, base->bytes, ncclUint8, nccl, native);
+      zero1__nccl.ncclAllGather(base->mine, base->all, base->bytes, ncclUint8, nccl, native);
   return zero1__nccl_leave(&lane->link, result, "the verdict's gather", error);
 }
 

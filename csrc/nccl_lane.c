@@ -87,7 +87,7 @@ static zero1_status enqueue(nccl_lane *lane, size_t bytes, zero1__error *error) 
   ncclComm_t nccl = zero1__nccl_enter(lane->link, error);
   if (!nccl) return error->status;
   const ncclResult_t result =
-      ncclAllGather(lane->device, gathered, bytes, ncclUint8, nccl, lane->stream);
+      zero1__nccl.ncclAllGather(lane->device, gathered, bytes, ncclUint8, nccl, lane->stream);
   const zero1_status status = zero1__nccl_leave(lane->link, result, "an agreement", error);
   if (status) return status;
   code =

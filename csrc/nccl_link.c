@@ -14,9 +14,10 @@
 /* ---- failures ---- */
 
 zero1_status zero1__nccl_fail(zero1__error *error, ncclResult_t result, const char *what) {
-  const char *last = ncclGetLastError(NULL);
-  return zero1__fail(error, ZERO1_ERR_COMM, "%s: %s%s%.250s", what, ncclGetErrorString(result),
-                     last && last[0] ? ": " : "", last ? last : "");
+  const char *last = zero1__nccl.ncclGetLastError(NULL);
+  return zero1__fail(error, ZERO1_ERR_COMM, "%s: %s%s%.250s", what,
+                     zero1__nccl.ncclGetErrorString(result), last && last[0] ? ": " : "",
+                     last ? last : "");
 }
 
 zero1_status zero1__nccl_cuda_fail(zero1__error *error, cudaError_t code, const char *what) {
@@ -56,7 +57,7 @@ static zero1_status poll(zero1__nccl_link *link, ncclResult_t *state, zero1__err
   ncclComm_t nccl = zero1__nccl_enter(link, error);
   if (!nccl) return error->status;
   *state = ncclSuccess;
-  const ncclResult_t result = ncclCommGetAsyncError(nccl, state);
+  const ncclResult_t result = zero1__nccl.ncclCommGetAsyncError(nccl, state);
   pthread_mutex_unlock(&link->mutex);
   if (result) return zero1__nccl_fail(error, result, "ncclCommGetAsyncError");
   if (*state && *state != ncclInProgress) return zero1__nccl_fail(error, *state, "NCCL");
@@ -150,7 +151,8 @@ zero1_status zero1__nccl_link_init(zero1__nccl_link *link, const ncclUniqueId *i
   zero1__nccl_link_borrow(link, NULL, timeout_seconds);
   link->rank = rank;
   link->world_size = world_size;
-  const ncclResult_t result = ncclCommInitRankConfig(&link->nccl, world_size, *id, rank, &config);
+  const ncclResult_t result =
+      zero1__nccl.ncclCommInitRankConfig(&link->nccl, world_size, *id, rank, &config);
   if (result && result != ncclInProgress)
     return zero1__nccl_fail(error, result, "ncclCommInitRankConfig");
   return wait_enqueued(link, timeout_seconds, "ncclCommInitRankConfig", error);
@@ -171,7 +173,7 @@ zero1_status zero1__nccl_link_split(zero1__nccl_link *link, zero1__nccl_link *fr
     free(child);
     return error->status;
   }
-  const ncclResult_t result = ncclCommSplit(parent, 0, from->rank, child, &config);
+  const ncclResult_t result = zero1__nccl.ncclCommSplit(parent, 0, from->rank, child, &config);
   const zero1_status status = zero1__nccl_leave(from, result, "ncclCommSplit", error);
   if (status == ZERO1_ERR_TIMEOUT) return status;
   link->nccl = *child;
@@ -193,7 +195,7 @@ static ncclComm_t take(zero1__nccl_link *link) {
 void zero1__nccl_link_abort(zero1__nccl_link *link, const zero1__error *why) {
   if (link->node) zero1__node_abort(link->node, why);
   ncclComm_t nccl = take(link);
-  if (nccl) ncclCommAbort(nccl);
+  if (nccl) zero1__nccl.ncclCommAbort(nccl);
 }
 
 /* Whether NCCL is done with it, on this rank and on its peers. */
@@ -206,7 +208,7 @@ static int finalize(zero1__nccl_link *link) {
   if (poll(link, &state, &error) || state) return 0;
   ncclComm_t nccl = zero1__nccl_enter(link, &error);
   if (!nccl) return 0;
-  const ncclResult_t result = ncclCommFinalize(nccl);
+  const ncclResult_t result = zero1__nccl.ncclCommFinalize(nccl);
   pthread_mutex_unlock(&link->mutex);
   if (result && result != ncclInProgress) return 0;
   return !wait_enqueued(link, patience, "ncclCommFinalize", &error);
@@ -217,9 +219,9 @@ void zero1__nccl_link_close(zero1__nccl_link *link) {
   const int quiet = finalize(link);
   ncclComm_t nccl = take(link);
   if (nccl && quiet) {
-    ncclCommDestroy(nccl);
+    zero1__nccl.ncclCommDestroy(nccl);
   } else if (nccl) {
-    ncclCommAbort(nccl);
+    zero1__nccl.ncclCommAbort(nccl);
   }
   zero1__node_close(link->node);
   pthread_mutex_destroy(&link->mutex);

@@ -8,16 +8,12 @@
 #ifndef ZERO1__NCCL_LINK_H
 #define ZERO1__NCCL_LINK_H
 
-#include <nccl.h>
 #include <pthread.h>
 #include <stdint.h>
 
 #include "error.h"
+#include "nccl_load.h"
 #include "node.h"
-
-#if NCCL_VERSION_CODE < NCCL_VERSION(2, 19, 0)
-  #error "NCCL is older than 2.19, which has ncclMemAlloc and ncclCommRegister"
-#endif
 
 typedef struct zero1__nccl_link {
   pthread_mutex_t mutex;

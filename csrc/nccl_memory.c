@@ -2,25 +2,18 @@
 
 #include <string.h>
 
-/* An NCCL that is older than the header may be loaded beside us (Python's): its version is asked
- * before these are called. */
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-  #pragma weak ncclCommWindowRegister
-  #pragma weak ncclCommWindowDeregister
-#endif
-
 zero1_status zero1__nccl_memory_alloc(zero1__nccl_memory *memory, size_t bytes, cudaStream_t stream,
                                       zero1__error *error) {
   size_t unused = 0, total = 0;
   if (!bytes) return ZERO1_OK;
-  const ncclResult_t result = ncclMemAlloc(&memory->base, bytes);
+  const ncclResult_t result = zero1__nccl.ncclMemAlloc(&memory->base, bytes);
   if (result) {
     memory->base = NULL;
     cudaGetLastError(); /* it is told here */
     cudaMemGetInfo(&unused, &total);
     return zero1__fail(error, ZERO1_ERR_MEMORY,
                        "ncclMemAlloc of %zu bytes, where %zu of %zu are free: %s", bytes, unused,
-                       total, ncclGetErrorString(result));
+                       total, zero1__nccl.ncclGetErrorString(result));
   }
   memory->bytes = bytes;
   const cudaError_t code = cudaMemsetAsync(memory->base, 0, bytes, stream);
@@ -34,8 +27,8 @@ static zero1_status register_window(zero1__nccl_memory *memory, zero1__nccl_link
                                     zero1__error *error) {
   ncclComm_t nccl = zero1__nccl_enter(link, error);
   if (!nccl) return error->status;
-  const ncclResult_t result =
-      ncclCommWindowRegister(nccl, memory->base, memory->bytes, &memory->window, NCCL_WIN_DEFAULT);
+  const ncclResult_t result = zero1__nccl.ncclCommWindowRegister(nccl, memory->base, memory->bytes,
+                                                                 &memory->window, NCCL_WIN_DEFAULT);
   return zero1__nccl_leave(link, result, "ncclCommWindowRegister", error);
 }
 #endif
@@ -44,7 +37,8 @@ static zero1_status register_buffer(zero1__nccl_memory *memory, zero1__nccl_link
                                     zero1__error *error) {
   ncclComm_t nccl = zero1__nccl_enter(link, error);
   if (!nccl) return error->status;
-  const ncclResult_t result = ncclCommRegister(nccl, memory->base, memory->bytes, &memory->buffer);
+  const ncclResult_t result =
+      zero1__nccl.ncclCommRegister(nccl, memory->base, memory->bytes, &memory->buffer);
   return zero1__nccl_leave(link, result, "ncclCommRegister", error);
 }
 
@@ -68,15 +62,15 @@ void zero1__nccl_memory_deregister(zero1__nccl_memory *memory, zero1__nccl_link 
   if (!nccl) return; /* aborted: its registrations are gone with it */
   ncclResult_t result = ncclSuccess;
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-  if (memory->window) result = ncclCommWindowDeregister(nccl, memory->window);
+  if (memory->window) result = zero1__nccl.ncclCommWindowDeregister(nccl, memory->window);
   memory->window = NULL;
 #endif
-  if (memory->buffer) result = ncclCommDeregister(nccl, memory->buffer);
+  if (memory->buffer) result = zero1__nccl.ncclCommDeregister(nccl, memory->buffer);
   memory->buffer = NULL;
   zero1__nccl_leave(link, result, "deregistering", &error);
 }
 
 void zero1__nccl_memory_free(zero1__nccl_memory *memory) {
-  if (memory->base) ncclMemFree(memory->base);
+  if (memory->base) zero1__nccl.ncclMemFree(memory->base);
   memset(memory, 0, sizeof *memory);
 }

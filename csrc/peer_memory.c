@@ -174,7 +174,10 @@ void zero1__peer_memory_close(zero1__peer_memory *memory) {
 
 /* ---- who has left ---- */
 
+/* One that aborted, or died, says more than one that merely closed. */
 zero1_status zero1__peer_memory_refuse(const zero1__peer_memory *memory, zero1__error *error) {
+  const zero1_status status = zero1__node_look(memory->node, error);
+  if (status) return status;
   for (int32_t peer = 0; peer < size_of(memory); ++peer)
     if (zero1__node_has_left(memory->node, peer))
       return zero1__fail(error, ZERO1_ERR_PEER, "rank %d closed its end",

@@ -53,7 +53,8 @@ static inline uint64_t zero1__peer_memory_workspace(const zero1__peer_memory *me
   return memory->node->mappings[memory->node->rank].bytes;
 }
 
-/** Whether some peer has begun to close: nothing new comes from it. ZERO1_ERR_PEER names it. */
+/** Whether some peer aborted, died or began to close: nothing new comes from it. Errors as
+ *  zero1__node_look; ZERO1_ERR_PEER names who closed. */
 zero1_status zero1__peer_memory_refuse(const zero1__peer_memory *memory, zero1__error *error);
 
 /** A number that a rank leaves to its peers before it closes: what it has come to. */

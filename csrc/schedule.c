@@ -299,7 +299,9 @@ static void launch(zero1__schedule *schedule, int64_t bucket) {
   zero1__channel *channel = schedule->channel;
   const int64_t begin = channel->chunk_begin[bucket], end = channel->chunk_begin[bucket + 1];
   wait_for_callers(schedule, schedule->comm);
-  if (schedule->comm != schedule->compute) wait_for_callers(schedule, schedule->compute);
+  /* Partial sums are made of what the caller wrote; all else that compute reads comes from comm. */
+  if (schedule->comm != schedule->compute && end > begin && channel->chunks[begin].partial_count)
+    wait_for_callers(schedule, schedule->compute);
   if (!schedule->device->is_host) on_comm(schedule, channel->ops->offer, bucket);
   on_comm(schedule, channel->ops->arrive, bucket);
   if (channel->in_place) {
@@ -427,7 +429,7 @@ static void open_on_device(zero1__schedule *schedule) {
     ops->event_record(schedule->device, schedule->uncaptured, schedule->comm);
   wait_for_callers(schedule, schedule->compute);
   ops->open(schedule->device, schedule->compute, &job);
-  hand_to_comm(schedule, schedule->reduced);
+  hand_to_comm(schedule, schedule->reduced); /* calls of the channel post the step's epoch */
   ops->times_forget(schedule->device);
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
   schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;

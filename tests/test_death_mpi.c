@@ -1,4 +1,5 @@
 // needs: mpi
+// processors: 1
 // args: node
 // args: exchange
 // args: exchange-single

@@ -1,5 +1,5 @@
 // devices: standin
-// sanitizers: address undefined thread
+// sanitizers: thread
 // args: delays
 // args: removals 0
 // args: removals 1
