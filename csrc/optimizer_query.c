@@ -165,6 +165,7 @@ static int put_owned(zero1_optimizer *optimizer, int64_t index, int64_t bucket,
       .master_param = zero1__buffers_master(buffers, bucket) + offset,
       .exp_avg = zero1__buffers_state(buffers, &buffers->exp_avg, bucket) + offset,
       .exp_avg_sq = zero1__buffers_state(buffers, &buffers->exp_avg_sq, bucket) + offset,
+      .on_host = optimizer->device->is_host || bucket < buffers->offloaded,
   };
   zero1__struct_put(wanted->out + (size_t)(index - wanted->first) * wanted->bytes, wanted->bytes,
                     &owned, sizeof owned);
@@ -200,6 +201,18 @@ zero1_status zero1_optimizer_owned(zero1_optimizer *optimizer, int64_t first, in
 
 /* ---- memory ---- */
 
+/* What kernels go by, on a device other than the host. */
+static uint64_t of_device(const zero1_optimizer *optimizer) {
+  const zero1__layout *layout = &optimizer->layout;
+  const zero1__device_lane *lanes[] = {optimizer->device_lane, optimizer->device_wider};
+  if (optimizer->device->is_host) return 0;
+  uint64_t bytes = (uint64_t)layout->trainable_blocks * 2 * sizeof(int32_t) +
+                   (uint64_t)layout->slot_count * sizeof(zero1__slot) + sizeof(zero1__step);
+  for (int i = 0; i < 2; ++i)
+    if (lanes[i]) bytes += lanes[i]->bytes * (1 + (uint64_t)lanes[i]->comm->world_size);
+  return bytes;
+}
+
 zero1_status zero1_optimizer_memory(zero1_optimizer *optimizer, zero1_memory *memory,
                                     size_t memory_bytes) {
   zero1_memory known;
@@ -210,7 +223,8 @@ zero1_status zero1_optimizer_memory(zero1_optimizer *optimizer, zero1_memory *me
   const uint64_t tables = (uint64_t)layout->param_count * 3 * sizeof(int64_t) +
                           (uint64_t)layout->slot_count * (sizeof(zero1__slot) + 1) +
                           (uint64_t)layout->bucket_count * 2 * sizeof(int32_t);
-  const uint64_t extra = tables + zero1__offload_bytes(optimizer->schedule.offload) +
+  const uint64_t extra = tables + of_device(optimizer) +
+                         zero1__offload_bytes(optimizer->schedule.offload) +
                          zero1__device_agreement_bytes(&optimizer->schedule);
   known.workspace_bytes += extra;
   known.total_bytes += extra;

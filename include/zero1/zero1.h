@@ -382,8 +382,10 @@ typedef struct zero1_owned {
   int64_t begin, end;  /* half-open element range of the parameter */
   float *master_param; /* [end - begin] fp32; the parameter itself where that is its own master */
   float *exp_avg;      /* [end - begin] fp32 */
-  float *exp_avg_sq;   /* [end - begin] fp32; all in memory of the device, or, of buckets that are
-                          offloaded, of the host */
+  float *exp_avg_sq;   /* [end - begin] fp32 */
+  int32_t on_host;     /* 1: the three are memory of the host (config.device, or offloaded); 0: of
+                          the device */
+  int32_t reserved;
 } zero1_owned;
 
 /** Number of ranges that this rank owns: each is of one parameter and one bucket, and all ranks'
