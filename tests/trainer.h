@@ -438,6 +438,8 @@ static inline void trainer_collect(trainer *self, trainer_result *result) {
     CHECK(owned.begin < owned.end);
     const int64_t at = trainer_offset(what, owned.param) + owned.begin;
     const size_t numel = (size_t)(owned.end - owned.begin);
+    const int all_on_host = (what->on_host || !device_is_cuda()) || what->offload == 1;
+    if (all_on_host || what->offload == 0) CHECK_EQ(owned.on_host, all_on_host);
     trainer_collect_state(self, owned.master_param, numel, result->master_param + at);
     trainer_collect_state(self, owned.exp_avg, numel, result->exp_avg + at);
     trainer_collect_state(self, owned.exp_avg_sq, numel, result->exp_avg_sq + at);
