@@ -304,6 +304,8 @@ ZERO1_API zero1_status zero1_optimizer_step(zero1_optimizer *optimizer);
  *  The graph is captured as usual: between cudaStreamBeginCapture and EndCapture the calls of one
  *  step, ending with wait_params on the stream that is captured; nothing runs meanwhile. What stays
  *  as it was at the capture: which gradients were absent, and whether the step has one pass or two.
+ *  A step that was captured with neither guard nor a norm to clip or skip at has one pass: a norm
+ *  that is set later has no effect on it.
  *  Collective; asynchronous.
  *  ZERO1_ERR_STATE: no step has been captured, or gradients are on their way.
  *  ZERO1_ERR_UNSUPPORTED: ranks communicate through the host. ZERO1_ERR_INVALID: no such stream.
