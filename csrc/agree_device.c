@@ -59,13 +59,20 @@ static size_t bias_bytes(const zero1__schedule *schedule) {
   return (size_t)schedule->settings->config.group_count * ZERO1__BIAS_COUNTS * sizeof(zero1__bias);
 }
 
-/* The channel looks after its own ranks; those of agree_comm tell of themselves in its lane. */
+/* The channel looks after its own ranks; those of agree_comm tell of themselves in its lanes, which
+ * the channel does not know of. */
 static int look_wider(void *context) {
   zero1__schedule *schedule = context;
+  zero1__device_lane *lane = schedule->by_device->wider;
+  const zero1__comm_ops *ops = lane->comm->ops;
   zero1__error error;
   zero1__error_clear(&error);
-  if (!schedule->wider->comm->ops->lane_look(schedule->wider, &error)) return 0;
+  zero1_status status = zero1__channel_failure(schedule->channel, &error);
+  if (!status && ops->device_lane_look) status = ops->device_lane_look(lane, &error);
+  if (!status) status = ops->lane_look(schedule->wider, &error);
+  if (!status) return 0;
   zero1__channel_fail(schedule->channel, &error);
+  if (ops->device_lane_abort) ops->device_lane_abort(lane, &error);
   return 1;
 }
 

@@ -127,6 +127,7 @@ void zero1__channel_end(zero1__channel *channel) {
   free(channel->pointers);
   free(channel->chunks);
   free(channel->chunk_begin);
+  free(channel->gather_end);
   pthread_mutex_destroy(&channel->mutex);
 }
 

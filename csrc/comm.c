@@ -39,6 +39,28 @@ zero1_status zero1__comm_options_take(const zero1_comm_options *options, zero1_c
   if (!(taken->timeout_seconds > 0) || !isfinite(taken->timeout_seconds))
     return zero1__fail(error, ZERO1_ERR_INVALID, "options.timeout_seconds is %g, not above 0",
                        taken->timeout_seconds);
+  if (taken->ordered < 0 || taken->ordered > 1)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "options.ordered is %d, neither 0 nor 1",
+                       taken->ordered);
+  return ZERO1_OK;
+}
+
+enum { ALIKE_COUNT = 3 };
+
+zero1_status zero1__comm_options_alike(zero1__lane *lane, const zero1_comm_options *options,
+                                       zero1__error *error) {
+  static const char *const names[ALIKE_COUNT] = {"ranks_per_node", "workspace_bytes", "ordered"};
+  const int64_t mine[ALIKE_COUNT] = {options->ranks_per_node, options->workspace_bytes,
+                                     options->ordered};
+  int64_t(*all)[ALIKE_COUNT] = (int64_t(*)[ALIKE_COUNT])lane->scratch; /* an error is longer */
+  const zero1_status status = zero1__lane_gather(lane, mine, all, sizeof mine, error);
+  if (status) return status;
+  for (int32_t rank = 1; rank < lane->comm->world_size; ++rank)
+    for (int i = 0; i < ALIKE_COUNT; ++i)
+      if (all[rank][i] != all[0][i])
+        return zero1__fail(error, ZERO1_ERR_MISMATCH,
+                           "options.%s is %lld on rank 0 and %lld on rank %d", names[i],
+                           (long long)all[0][i], (long long)all[rank][i], rank);
   return ZERO1_OK;
 }
 

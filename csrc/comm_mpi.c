@@ -81,27 +81,6 @@ typedef struct facts {
   int32_t inline_calls;
 } facts;
 
-/* Options that ranks must give alike, compared before anything depends on them. */
-static zero1_status compare_options(zero1__lane *lane, const zero1_comm_options *options,
-                                    zero1__error *error) {
-  const int32_t world = lane->comm->world_size;
-  const int64_t mine[2] = {options->ranks_per_node, options->workspace_bytes};
-  static const char *const names[] = {"ranks_per_node", "workspace_bytes"};
-  int64_t(*all)[2] = calloc((size_t)world, sizeof *all);
-  zero1_status status =
-      all ? ZERO1_OK : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d ranks", world);
-  status = zero1__lane_agree(lane, status, error);
-  if (!status) status = zero1__lane_gather(lane, mine, all, sizeof mine, error);
-  for (int32_t rank = 1; rank < world && !status; ++rank)
-    for (int i = 0; i < 2 && !status; ++i)
-      if (all[rank][i] != all[0][i])
-        status = zero1__fail(error, ZERO1_ERR_MISMATCH,
-                             "options.%s is %lld on rank 0 and %lld on rank %d", names[i],
-                             (long long)all[0][i], (long long)all[rank][i], rank);
-  free(all);
-  return status;
-}
-
 static zero1_status learn(zero1__lane *lane, MPI_Comm mpi, facts *known, zero1__error *error) {
   const size_t world = (size_t)lane->comm->world_size;
   int32_t leader = 0;
@@ -287,7 +266,7 @@ zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options 
     if (!comm) status = zero1__fail(&error, ZERO1_ERR_INVALID, "comm is NULL");
     status = zero1__lane_agree(&bootstrap.lane, status, &error);
   }
-  if (!status) status = compare_options(&bootstrap.lane, &taken, &error);
+  if (!status) status = zero1__comm_options_alike(&bootstrap.lane, &taken, &error);
   if (!status) status = create(&bootstrap.lane, mpi, &taken, comm, &error);
   zero1__bootstrap_end(&bootstrap);
   MPI_Comm_free(&mpi);

@@ -96,9 +96,12 @@ static const zero1__comm_ops nccl_ops = {
     .lane_close = zero1__nccl_lane_close,
     .lane_all_gather = zero1__nccl_lane_all_gather,
     .lane_abort = zero1__nccl_lane_abort,
+    .lane_look = zero1__nccl_lane_look,
     .device_lane_open = zero1__nccl_device_lane_open,
     .device_lane_close = zero1__nccl_device_lane_close,
     .device_lane_gather = zero1__nccl_device_lane_gather,
+    .device_lane_look = zero1__nccl_device_lane_look,
+    .device_lane_abort = zero1__nccl_device_lane_abort,
     .channel_open = zero1__nccl_channel_open,
     .channel_close = zero1__nccl_channel_close,
     .exchange_begin = zero1__nccl_exchange_begin,
@@ -166,71 +169,43 @@ static zero1_status connect(zero1__nccl_comm *comm, const introduction *start,
 
 /* ---- what the ranks tell each other first ---- */
 
-typedef struct facts {
-  zero1__identity identity;
-  int64_t workspace_bytes, ordered;
-} facts;
-
-static zero1_status compare(const facts *all, int32_t world, zero1__error *error) {
-  for (int32_t rank = 1; rank < world; ++rank) {
-    const int ordered = all[rank].ordered != all[0].ordered;
-    if (!ordered && all[rank].workspace_bytes == all[0].workspace_bytes) continue;
-    return zero1__fail(error, ZERO1_ERR_MISMATCH,
-                       "options.%s is %lld on rank 0 and %lld on rank %d",
-                       ordered ? "ordered" : "workspace_bytes",
-                       (long long)(ordered ? all[0].ordered : all[0].workspace_bytes),
-                       (long long)(ordered ? all[rank].ordered : all[rank].workspace_bytes), rank);
-  }
-  return ZERO1_OK;
-}
-
 /* The run of ranks around this one that are on its machine.
  *
  * machines a a b b b a: rank 3 has [2, 5); rank 5 has [5, 6). */
-static zero1__node_shape neighbours(const facts *all, int32_t world, int32_t rank) {
+static zero1__node_shape neighbours(const zero1__identity *all, int32_t world, int32_t rank) {
   int32_t begin = rank, end = rank + 1;
-  while (begin > 0 && !strcmp(all[begin - 1].identity.machine, all[rank].identity.machine)) --begin;
-  while (end < world && !strcmp(all[end].identity.machine, all[rank].identity.machine)) ++end;
+  while (begin > 0 && !strcmp(all[begin - 1].machine, all[rank].machine)) --begin;
+  while (end < world && !strcmp(all[end].machine, all[rank].machine)) ++end;
   return (zero1__node_shape){.threads = 0, .rank_begin = begin, .size = end - begin};
 }
 
-static zero1_status watch_neighbours(zero1__nccl_comm *comm, const facts *all,
+static zero1_status watch_neighbours(zero1__nccl_comm *comm, const zero1__identity *all,
                                      zero1__error *error) {
   const zero1__node_shape shape = neighbours(all, comm->base.world_size, comm->base.rank);
-  zero1__identity *identities = calloc((size_t)shape.size, sizeof *identities);
-  if (!identities) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory to watch the ranks");
-  for (int32_t i = 0; i < shape.size; ++i) identities[i] = all[shape.rank_begin + i].identity;
   comm->shape = shape;
-  const zero1_status status = zero1__watch_create(
-      identities, shape.size, comm->base.rank - shape.rank_begin, &comm->watch, error);
-  free(identities);
-  return status;
+  return zero1__watch_create(all + shape.rank_begin, shape.size, comm->base.rank - shape.rank_begin,
+                             &comm->watch, error);
 }
 
 /* Over the comm's own lane, which by then works. came: what is wrong with this rank's arguments. */
-static zero1_status get_acquainted(zero1__nccl_comm *comm, zero1_status came, zero1__error *error) {
+static zero1_status get_acquainted(zero1__nccl_comm *comm, const zero1_comm_options *options,
+                                   zero1_status came, zero1__error *error) {
   const int32_t world = comm->base.world_size;
   zero1__lane *lane = comm->base.lane;
-  facts mine = {.workspace_bytes = comm->workspace_bytes, .ordered = comm->ordered};
-  facts *all = calloc((size_t)world, sizeof *all);
+  zero1__identity mine, *all = calloc((size_t)world, sizeof *all);
   if (!came && !all) came = zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d ranks", world);
-  zero1__identity_of_this(&mine.identity);
+  zero1__identity_of_this(&mine);
   zero1_status status = zero1__lane_agree(lane, came, error);
+  if (!status) status = zero1__comm_options_alike(lane, options, error);
   if (!status) status = zero1__lane_gather(lane, &mine, all, sizeof mine, error);
-  if (!status) status = compare(all, world, error);
   if (!status) status = zero1__lane_agree(lane, watch_neighbours(comm, all, error), error);
   free(all);
   if (status) return status;
-  zero1__node *node;
-  status = zero1__node_open(lane, &comm->shape, comm->watch, 0, comm->base.timeout_seconds, &node,
-                            error);
-  if (!status) {
-    comm->link.node = node;
-  } else if (status == ZERO1_ERR_UNSUPPORTED) {
-    zero1__error_clear(error);
-    status = ZERO1_OK;
-  }
-  return status;
+  status = zero1__node_open(lane, &comm->shape, comm->watch, 0, comm->base.timeout_seconds,
+                            &comm->link.node, error);
+  if (status != ZERO1_ERR_UNSUPPORTED) return status;
+  zero1__error_clear(error);
+  return ZERO1_OK;
 }
 
 /* came: what is wrong with this rank's arguments, with its text in error: it takes part all the
@@ -246,7 +221,7 @@ static zero1_status create(const introduction *start, const zero1_comm_options *
   if (!status) status = connect(comm, start, &made);
   if (start->lane) status = zero1__lane_agree(start->lane, status, &made);
   if (status && !came) *error = made;
-  if (!status) status = get_acquainted(comm, came, error);
+  if (!status) status = get_acquainted(comm, options, came, error);
   if (!status) {
     *out = &comm->base;
   } else if (comm) {
@@ -261,9 +236,6 @@ static zero1_status create(const introduction *start, const zero1_comm_options *
 static zero1_status take_options(const zero1_comm_options *options, zero1_comm_options *taken,
                                  zero1_comm **comm, zero1__error *error) {
   zero1_status status = zero1__comm_options_take(options, taken, error);
-  if (!status && (taken->ordered < 0 || taken->ordered > 1))
-    status = zero1__fail(error, ZERO1_ERR_INVALID, "options.ordered is %d, neither 0 nor 1",
-                         taken->ordered);
   if (status) zero1_comm_options_init(taken, sizeof *taken);
   if (!status) status = zero1__nccl_load(error);
   if (!status && !comm) status = zero1__fail(error, ZERO1_ERR_INVALID, "comm is NULL");

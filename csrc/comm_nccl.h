@@ -58,6 +58,7 @@ void zero1__nccl_lane_close(zero1__lane *lane);
 zero1_status zero1__nccl_lane_all_gather(zero1__lane *lane, const void *in, void *out, size_t bytes,
                                          zero1__error *error);
 void zero1__nccl_lane_abort(zero1__lane *lane, const zero1__error *why);
+zero1_status zero1__nccl_lane_look(zero1__lane *lane, zero1__error *error);
 
 /* nccl_device_lane.c */
 
@@ -67,6 +68,8 @@ zero1_status zero1__nccl_device_lane_open(zero1_comm *comm, zero1__device *devic
 void zero1__nccl_device_lane_close(zero1__device_lane *lane);
 zero1_status zero1__nccl_device_lane_gather(zero1__device_lane *lane, zero1__stream *stream,
                                             zero1__error *error);
+zero1_status zero1__nccl_device_lane_look(zero1__device_lane *lane, zero1__error *error);
+void zero1__nccl_device_lane_abort(zero1__device_lane *lane, const zero1__error *why);
 
 /* nccl_channel.c */
 

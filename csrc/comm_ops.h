@@ -107,8 +107,11 @@ struct zero1__channel {
   uint64_t grads_bytes;
   uint64_t workspace_bytes;
   int64_t chunk_count;
-  zero1__chunk *chunks;           /* [chunk_count] bucket by bucket */
-  int64_t *chunk_begin;           /* [bucket_count + 1] */
+  zero1__chunk *chunks; /* [chunk_count] bucket by bucket */
+  int64_t *chunk_begin; /* [bucket_count + 1] */
+  /* [bucket_count] all_gather(b) gathers buckets [b, gather_end[b]), of which b is updated last;
+     none: a lower bucket's does. NULL: each gathers its own */
+  int64_t *gather_end;
   int32_t ring_count;             /* receive buffers; chunk c uses c % ring_count; 0: in place */
   uint32_t epoch;                 /* of the step: set by the schedule before it enqueues */
   int64_t exchange_ns, gather_ns; /* time in the calls below; read when the streams are idle */
@@ -156,6 +159,12 @@ struct zero1__comm_ops {
   /** Enqueues a gather of every rank's `mine` into `all`. */
   zero1_status (*device_lane_gather)(zero1__device_lane *lane, zero1__stream *stream,
                                      zero1__error *error);
+  /* For an optimizer whose channel is of another comm, which knows nothing of this lane. Any
+   * thread. NULL: the lane needs neither. */
+  /** What this rank has found out in the lane, without waiting. */
+  zero1_status (*device_lane_look)(zero1__device_lane *lane, zero1__error *error);
+  /** The step is lost; gathers, those under way too, end. */
+  void (*device_lane_abort)(zero1__device_lane *lane, const zero1__error *why);
 
   /** Collective, on the caller's thread. All ranks succeed or all fail. */
   zero1_status (*channel_open)(zero1_comm *comm, const zero1__channel_config *config,
@@ -182,6 +191,11 @@ struct zero1__comm_ops {
  *  themselves. */
 void zero1__channel_call(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,
                          int64_t index, const int32_t *skip);
+
+/** all_gather(bucket) gathers buckets [bucket, this). */
+static inline int64_t zero1__channel_gather_end(const zero1__channel *channel, int64_t bucket) {
+  return channel->gather_end ? channel->gather_end[bucket] : bucket + 1;
+}
 
 /** Notes a failure of the channel: the first one stays, and wakes the peers that wait for this rank
  *  in the channel or its lanes. */
@@ -235,6 +249,11 @@ size_t zero1__grads_bytes(const zero1__channel_config *config);
  *  options->error_text too: every create call ends with zero1__create_done. */
 zero1_status zero1__comm_options_take(const zero1_comm_options *options, zero1_comm_options *taken,
                                       zero1__error *error);
+
+/** Whether the ranks have given alike what they must, once each has taken its own. Collective over
+ *  the lane. ZERO1_ERR_MISMATCH: names the option. */
+zero1_status zero1__comm_options_alike(zero1__lane *lane, const zero1_comm_options *options,
+                                       zero1__error *error);
 zero1_status zero1__create_done(const zero1_comm_options *options, zero1_status status,
                                 const zero1__error *error);
 

@@ -9,6 +9,11 @@
  * looks for such values in its own gradients of a bucket before NCCL sums them: a partial sum of
  * one rank that is kept nowhere, for which the gradients are read once more.
  *
+ * All-gathers of neighbouring small buckets are one group, which costs NCCL about as much as one of
+ * them: they are due together, after the verdict. Sums are not grouped: a bucket is ready when
+ * backward has come to it, and those that are so at once are parts of one parameter, thus as large
+ * as buckets get; in a group, the first would be reduced no sooner than the last has come.
+ *
  * Collectives run whatever the verdict, which only the device knows: after a step that was skipped
  * the all-gather moves parameters that are the same everywhere already. */
 #include <stdlib.h>
@@ -18,6 +23,10 @@
 
 /* Buckets, or chunks, that may be under way while one is being reduced. */
 #define RING_COUNT 4
+/* A group of all-gathers waits for all of its updates, and forward for all of the group: it ends
+ * with the bucket that brings it to so many bytes of parameters, or buckets. */
+#define GROUP_BYTES ((size_t)16 << 20)
+#define GROUP_BUCKETS 4
 
 typedef struct nccl_channel {
   zero1__channel base;
@@ -102,19 +111,35 @@ static zero1_status exchange(nccl_channel *self, int64_t index, cudaStream_t str
                            "the sum of gradients", error);
 }
 
-static zero1_status gather(nccl_channel *self, int64_t bucket, cudaStream_t stream,
-                           zero1__error *error) {
+static ncclResult_t gather_bucket(nccl_channel *self, int64_t bucket, ncclComm_t nccl,
+                                  cudaStream_t stream) {
   const zero1__channel_config *config = &self->base.config;
   const zero1__range first = zero1__layout_shard(config->layout, bucket, 0);
   const zero1__range own = zero1__layout_shard(config->layout, bucket, self->base.comm->rank);
   const size_t each = block_bytes(config->param_dtype);
   char *params = self->params.base;
+  return zero1__nccl.ncclAllGather(params + (size_t)own.begin * each,
+                                   params + (size_t)first.begin * each, numel_of(own),
+                                   nccl_dtype(config->param_dtype), nccl, stream);
+}
+
+/* The group that begins with this bucket; see swap_chunk. */
+static ncclResult_t gather_group(nccl_channel *self, int64_t begin, ncclComm_t nccl,
+                                 cudaStream_t stream) {
+  ncclResult_t result = zero1__nccl.ncclGroupStart();
+  if (result) return result;
+  for (int64_t bucket = self->base.gather_end[begin]; bucket-- > begin && !result;)
+    result = gather_bucket(self, bucket, nccl, stream);
+  const ncclResult_t ended = zero1__nccl.ncclGroupEnd();
+  return result ? result : ended;
+}
+
+static zero1_status gather(nccl_channel *self, int64_t bucket, cudaStream_t stream,
+                           zero1__error *error) {
   ncclComm_t nccl = zero1__nccl_enter(&self->link, error);
   if (!nccl) return error->status;
-  const ncclResult_t result = zero1__nccl.ncclAllGather(
-      params + (size_t)own.begin * each, params + (size_t)first.begin * each, numel_of(own),
-      nccl_dtype(config->param_dtype), nccl, stream);
-  return zero1__nccl_leave(&self->link, result, "the gather of parameters", error);
+  return zero1__nccl_leave(&self->link, gather_group(self, bucket, nccl, stream),
+                           "the gather of parameters", error);
 }
 
 /* ---- the way of a gradient ---- */
@@ -219,6 +244,30 @@ static int64_t blocks_of_chunk(const zero1__nccl_comm *comm, const zero1__channe
   return blocks < 1 ? 1 : blocks;
 }
 
+/* From the last bucket, as they are gathered.
+ *
+ * 7 buckets of 1 MiB: [3, 7), then [0, 3). 3 of 16 MiB: each its own. */
+static zero1_status begin_groups(zero1__channel *channel, zero1__error *error) {
+  const zero1__layout *layout = channel->config.layout;
+  const size_t each = block_bytes(channel->config.param_dtype);
+  channel->gather_end = calloc((size_t)layout->bucket_count + 1, sizeof *channel->gather_end);
+  if (!channel->gather_end)
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the groups of %lld buckets",
+                       (long long)layout->bucket_count);
+  int64_t end = layout->bucket_count;
+  size_t bytes = 0;
+  for (int64_t bucket = end - 1; bucket >= 0; --bucket) {
+    const zero1__range blocks = zero1__layout_bucket(layout, bucket);
+    bytes += (size_t)(blocks.end - blocks.begin) * each;
+    const int complete = bucket == 0 || bytes >= GROUP_BYTES || end - bucket == GROUP_BUCKETS;
+    channel->gather_end[bucket] = complete ? end : bucket;
+    if (!complete) continue;
+    end = bucket;
+    bytes = 0;
+  }
+  return ZERO1_OK;
+}
+
 static zero1_status begin_tables(nccl_channel *self, zero1_comm *comm,
                                  const zero1__channel_config *config, zero1__error *error) {
   const zero1__nccl_comm *nccl = (zero1__nccl_comm *)comm;
@@ -226,8 +275,9 @@ static zero1_status begin_tables(nccl_channel *self, zero1_comm *comm,
   const int sums = !nccl->ordered && comm->world_size > 1;
   const int64_t blocks = blocks_of_chunk(nccl, config);
   const int32_t looks = sums && config->find_culprit;
-  const zero1_status status = zero1__channel_begin(channel, comm, config, blocks,
-                                                   sums ? 1 : comm->world_size, looks, 1, error);
+  zero1_status status = zero1__channel_begin(channel, comm, config, blocks,
+                                             sums ? 1 : comm->world_size, looks, 1, error);
+  if (!status) status = begin_groups(channel, error);
   channel->on_device = 1;
   channel->in_place = comm->world_size == 1;
   channel->ring_count = channel->in_place ? 0 : RING_COUNT;
@@ -311,7 +361,7 @@ static zero1_status rehearse(nccl_channel *self, zero1__error *error) {
     for (int64_t i = 0; i < self->base.chunk_count && !status; ++i)
       status = exchange(self, i, self->stream, error);
     for (int64_t i = 0; i < self->base.config.layout->bucket_count && !status; ++i)
-      status = gather(self, i, self->stream, error);
+      if (self->base.gather_end[i] > i) status = gather(self, i, self->stream, error);
   }
   if (!status)
     status = zero1__nccl_link_finish(&self->link, self->stream, "the first collectives", error);

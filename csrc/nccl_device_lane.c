@@ -12,7 +12,8 @@ typedef struct nccl_device_lane {
   zero1__nccl_link link;
   zero1__nccl_guard guard;
   zero1__nccl_user user;
-  int64_t gathers; /* enqueued */
+  int64_t gathers;      /* enqueued */
+  zero1__error failure; /* that the optimizer is to look for; under the link's mutex */
 } nccl_device_lane;
 
 static zero1__nccl_comm *comm_of(const nccl_device_lane *lane) {
@@ -23,13 +24,30 @@ static size_t all_bytes(const zero1__device_lane *lane) {
   return lane->bytes * (size_t)lane->comm->world_size;
 }
 
-/* The optimizer's channel may be of another comm: then the step alone learns of it, and its verdict
- * tells the host. */
+/* The optimizer's channel may be of another comm: then the optimizer looks for it, and aborts the
+ * lane; the step must not tell of a loss before its reason is known. */
 static void fail(void *context, const zero1__error *error) {
   nccl_device_lane *lane = context;
   if (zero1__nccl_users_fail(comm_of(lane), lane->base.step, error)) return;
-  zero1__nccl_lose(lane->base.device, lane->base.step);
-  zero1__nccl_link_abort(&lane->link, error);
+  pthread_mutex_lock(&lane->link.mutex);
+  lane->failure = *error;
+  pthread_mutex_unlock(&lane->link.mutex);
+}
+
+zero1_status zero1__nccl_device_lane_look(zero1__device_lane *base, zero1__error *error) {
+  nccl_device_lane *lane = (nccl_device_lane *)base;
+  pthread_mutex_lock(&lane->link.mutex);
+  if (lane->failure.status) *error = lane->failure;
+  pthread_mutex_unlock(&lane->link.mutex);
+  return error->status;
+}
+
+void zero1__nccl_device_lane_abort(zero1__device_lane *base, const zero1__error *why) {
+  nccl_device_lane *lane = (nccl_device_lane *)base;
+  const int before = zero1__nccl_enter_device(comm_of(lane));
+  zero1__nccl_lose(base->device, base->step);
+  zero1__nccl_link_abort(&lane->link, why);
+  zero1__nccl_leave_device(before);
 }
 
 void zero1__nccl_device_lane_close(zero1__device_lane *base) {

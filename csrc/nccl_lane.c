@@ -121,3 +121,7 @@ zero1_status zero1__nccl_lane_all_gather(zero1__lane *base, const void *in, void
 void zero1__nccl_lane_abort(zero1__lane *lane, const zero1__error *why) {
   zero1__nccl_link_abort(((nccl_lane *)lane)->link, why);
 }
+
+zero1_status zero1__nccl_lane_look(zero1__lane *lane, zero1__error *error) {
+  return zero1__nccl_link_look(((nccl_lane *)lane)->link, error);
+}

@@ -405,11 +405,14 @@ static void update_and_gather(zero1__schedule *schedule, int one_pass) {
       device->ops->event_record(device, schedule->updated[bucket], schedule->compute);
   }
   for (int64_t bucket = count - 1; bucket >= 0; --bucket) {
+    const int64_t end = zero1__channel_gather_end(channel, bucket);
+    if (end == bucket) continue;
     if (schedule->comm != schedule->compute)
       device->ops->stream_wait(device, schedule->comm, schedule->updated[bucket]);
     zero1__channel_call(channel, schedule->comm, channel->ops->all_gather, bucket,
                         &schedule->verdict.skip);
-    device->ops->event_record(device, schedule->gathered[bucket], schedule->comm);
+    for (int64_t gathered = bucket; gathered < end; ++gathered)
+      device->ops->event_record(device, schedule->gathered[gathered], schedule->comm);
   }
 }
 

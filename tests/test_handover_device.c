@@ -139,7 +139,7 @@ static const removal REMOVALS[] = {
     {"wait step comm updated 0", {EXCHANGES}, "compute update", ALL},
     {"wait step comm updated 3", {EXCHANGES}, "compute update", ALL},
     {"wait step comm updated *", {INLINE}, "compute update", ALL},
-    {"wait step comm updated 1", {NATIVE}, "compute update", ALL},
+    {"wait step comm updated 0", {NATIVE}, "compute update", ALL},
     /* copied */
     {"await copied", {ON_NODE, .rewrites = 1}, "compute pull", RANK1},
     {"post copied", {ON_NODE, SOON}, NULL, 0},

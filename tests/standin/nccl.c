@@ -471,7 +471,7 @@ typedef struct queued {
 static _Thread_local int32_t depth, queue_count;
 static _Thread_local queued queue[4 * STANDIN_NCCL_PENDING];
 
-/* Calls that are one operation: sends and receives together. */
+/* Calls that are one operation: sends and receives together, or collectives one after another. */
 static ncclResult_t issue(ncclComm_t comm, const standin_call *calls, int32_t count,
                           cudaStream_t stream) {
   const ncclResult_t result = enter(comm, "a collective");
@@ -499,8 +499,8 @@ static int32_t take_operation(queued *left, int32_t *left_count, standin_call *c
   const queued first = left[0];
   int32_t count = 0, kept = 0;
   for (int32_t i = 0; i < *left_count; ++i) {
-    const bool same = i == 0 || (is_message(&first.call) && is_message(&left[i].call) &&
-                                 left[i].comm == first.comm && left[i].stream == first.stream);
+    const bool same = is_message(&first.call) == is_message(&left[i].call) &&
+                      left[i].comm == first.comm && left[i].stream == first.stream;
     if (same && count < STANDIN_NCCL_PENDING)
       calls[count++] = left[i].call;
     else
