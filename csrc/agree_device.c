@@ -43,12 +43,8 @@ struct zero1__device_agreement {
 
 /* ---- life ---- */
 
-static size_t absent_bytes(int64_t slot_count) {
-  return (size_t)slot_count / 8 + 1;
-}
-
 size_t zero1__device_record_bytes(int64_t slot_count) {
-  return (sizeof(zero1__record) + absent_bytes(slot_count) + 15) / 16 * 16;
+  return (sizeof(zero1__record) + zero1__absent_bytes(slot_count) + 15) / 16 * 16;
 }
 
 static size_t groups_bytes(const zero1__schedule *schedule) {
@@ -80,7 +76,7 @@ zero1_status zero1__device_agreement_begin(zero1__schedule *schedule, zero1__dev
                                            zero1__device_lane *wider, zero1__device_agreement **out,
                                            zero1__error *error) {
   const zero1__device_ops *ops = schedule->device->ops;
-  const size_t bits = absent_bytes(schedule->layout->slot_count);
+  const size_t bits = zero1__absent_bytes(schedule->layout->slot_count);
   void *told = NULL, *groups = NULL, *bias = NULL;
   zero1__device_agreement *agreement = calloc(1, sizeof *agreement);
   *out = agreement;
@@ -292,13 +288,9 @@ static void upload_settings(zero1__schedule *schedule, zero1__stream *stream) {
 
 /* The bits beside this rank's record. */
 static void upload_absent(zero1__schedule *schedule) {
-  const zero1__layout *layout = schedule->layout;
   zero1__device_agreement *agreement = schedule->by_device;
-  const size_t bytes = absent_bytes(layout->slot_count);
-  memset(agreement->absent, 0, bytes);
-  for (int64_t slot = 0; schedule->readiness.absent && slot < layout->slot_count; ++slot)
-    if (schedule->readiness.grads[layout->slots[slot].param] == ZERO1__GRAD_ABSENT)
-      agreement->absent[slot / 8] |= (uint8_t)(1 << slot % 8);
+  const size_t bytes = zero1__absent_bytes(schedule->layout->slot_count);
+  zero1__readiness_absent_bits(&schedule->readiness, agreement->absent);
   if (!agreement->absent_unknown && !memcmp(agreement->absent, agreement->given_absent, bytes))
     return;
   memcpy(agreement->given_absent, agreement->absent, bytes);
@@ -326,17 +318,9 @@ static zero1__records records_of(const zero1__device_lane *lane) {
 
 static void enqueue_record(zero1__schedule *schedule, zero1__device_lane *lane, int32_t came_to,
                            int32_t one_pass) {
-  zero1__record_job job;
-  memset(&job, 0, sizeof job); /* padding is sent too */
-  job.step = schedule->step;
-  job.to = lane->mine;
-  job.record.came_to = came_to;
-  job.record.limits.one_pass = one_pass;
-  job.record.absent = schedule->readiness.absent;
-  /* What is wrong with the gradients is no reason not to drop them. */
-  job.record.status = came_to == ZERO1__CAME_TO_DROP ? ZERO1_OK : schedule->local.status;
-  if (job.record.status)
-    snprintf(job.record.text, sizeof job.record.text, "%.255s", schedule->local.text);
+  zero1__record_job job = {.step = schedule->step, .to = lane->mine};
+  zero1__outcome_record(came_to, one_pass, schedule->readiness.absent, &schedule->local,
+                        &job.record);
   schedule->device->ops->record(schedule->device, schedule->comm, &job);
 }
 

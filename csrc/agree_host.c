@@ -6,12 +6,11 @@
 
 #include "alike.h"
 #include "clock.h"
-#include "rules.h"
+#include "step_rules.h"
 
 typedef struct agree_args {
   zero1__limits limits;
   uint64_t groups_hash;
-  uint32_t epoch;
   int32_t came_to;
 } agree_args;
 
@@ -23,34 +22,28 @@ static void show(zero1__schedule *schedule, void *to, const void *from, size_t b
 }
 
 static void show_verdict(zero1__schedule *schedule) {
-  show(schedule, &schedule->step->verdict, &schedule->verdict, sizeof schedule->verdict);
+  const zero1__verdict *verdict = &schedule->made_step->verdict;
+  show(schedule, &schedule->step->verdict, verdict, sizeof *verdict);
 }
 
 void zero1__host_clear(zero1__schedule *schedule) {
-  zero1__stats stats;
-  zero1__stats_clear(&stats);
-  show(schedule, &schedule->step->stats, &stats, sizeof stats);
-  schedule->verdict = (zero1__verdict){.skip = 1};
+  const zero1__open_job job = {schedule->made_step};
+  zero1__step_open(&job);
+  show(schedule, &schedule->step->stats, &job.step->stats, sizeof job.step->stats);
   show_verdict(schedule);
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
   schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;
 }
 
-static zero1__record record_of(const zero1__schedule *schedule, const agree_args *args) {
-  zero1__record mine;
-  memset(&mine, 0, sizeof mine); /* padding is sent too */
-  mine.epoch = args->epoch;
-  mine.came_to = args->came_to;
-  mine.limits = args->limits;
-  mine.groups_hash = args->groups_hash;
-  mine.absent = schedule->readiness.absent;
-  schedule->device->ops->transfer(schedule->device, &mine.stats, &schedule->step->stats,
-                                  sizeof mine.stats);
-  zero1__exact_sum_carry(&mine.stats.squares); /* kernels of other devices leave that out */
-  /* What is wrong with the gradients is no reason not to drop them. */
-  mine.status = args->came_to == ZERO1__CAME_TO_DROP ? ZERO1_OK : schedule->local.status;
-  snprintf(mine.text, sizeof mine.text, "%.255s", mine.status ? schedule->local.text : "");
-  return mine;
+static void make_record(zero1__schedule *schedule, const agree_args *args, zero1__record *mine) {
+  zero1__step *step = schedule->made_step;
+  zero1__record_job job = {.step = step, .to = mine};
+  show(schedule, &step->stats, &schedule->step->stats, sizeof step->stats);
+  step->limits = args->limits;
+  step->groups_hash = args->groups_hash;
+  zero1__outcome_record(args->came_to, args->limits.one_pass, schedule->readiness.absent,
+                        &schedule->local, &job.record);
+  zero1__step_record(&job);
 }
 
 static zero1_status gather(zero1__schedule *schedule, zero1__lane *lane, const void *mine,
@@ -64,96 +57,106 @@ static zero1_status gather(zero1__schedule *schedule, zero1__lane *lane, const v
   return status;
 }
 
-/* Which parameters are absent on every rank: those the step leaves alone. */
-static zero1_status agree_absent(zero1__schedule *schedule) {
-  const zero1__layout *layout = schedule->layout;
-  const size_t bytes = (size_t)layout->slot_count / 8 + 1;
+static zero1_status gather_records(zero1__schedule *schedule, zero1__lane *lane,
+                                   const zero1__record *mine, zero1__records *records) {
+  *records = (zero1__records){schedule->records, sizeof *schedule->records, lane->comm->world_size};
+  return gather(schedule, lane, mine, schedule->records, sizeof *mine);
+}
+
+/* Which parameters are absent on every rank, where some are on any: the step leaves them alone. */
+static zero1_status gather_absent(zero1__schedule *schedule, zero1__records *absent) {
+  const size_t bytes = zero1__absent_bytes(schedule->layout->slot_count);
   uint8_t *mine = schedule->absent_bits, *all = mine + bytes;
-  memset(schedule->made_absent, 0, (size_t)layout->slot_count);
-  if (!schedule->outcome.decision.any_absent) return ZERO1_OK;
-  memset(mine, 0, bytes);
-  for (int64_t slot = 0; slot < layout->slot_count; ++slot)
-    if (schedule->readiness.grads[layout->slots[slot].param] == ZERO1__GRAD_ABSENT)
-      mine[slot / 8] |= (uint8_t)(1 << slot % 8);
-  const zero1_status status = gather(schedule, schedule->lane, mine, all, bytes);
-  if (status) return status;
-  for (int32_t rank = 1; rank < layout->world_size; ++rank)
-    for (size_t i = 0; i < bytes; ++i) all[i] &= all[(size_t)rank * bytes + i];
-  for (int64_t slot = 0; slot < layout->slot_count; ++slot)
-    schedule->made_absent[slot] = all[slot / 8] >> slot % 8 & 1;
+  *absent = (zero1__records){all, bytes, schedule->layout->world_size};
+  if (!schedule->made_step->decision.any_absent) return ZERO1_OK;
+  zero1__readiness_absent_bits(&schedule->readiness, mine);
+  return gather(schedule, schedule->lane, mine, all, bytes);
+}
+
+/* What has become of the step so far, in words; ranks that are out of step stay so. */
+static void tell(zero1__schedule *schedule) {
+  zero1__outcome *outcome = &schedule->outcome;
+  outcome->decision = schedule->made_step->decision;
+  schedule->count = schedule->made_step->count;
+  zero1__outcome_tell(outcome);
+  if (outcome->decision.out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
+}
+
+/* Over the comm, and then over agree_comm, whose other ranks are to skip as well where the comm has
+ * failed: the host tells them of that in all its words. */
+static zero1_status check_both(zero1__schedule *schedule, const agree_args *args,
+                               zero1__record *mine, zero1__decide_job *job) {
+  const int32_t status = mine->status;
+  zero1__step_check(&(zero1__check_job){job->step, job->records, args->came_to, 0, mine});
+  tell(schedule);
+  if (!status && mine->status) {
+    mine->comm_cause = ZERO1__CAUSE_NONE;
+    snprintf(mine->text, sizeof mine->text, "%.255s", schedule->outcome.error.text);
+  }
+  const zero1_status gathered = gather_records(schedule, schedule->wider, mine, &job->records);
+  if (gathered) return gathered;
+  zero1__decide_check_wider(&job->records, &job->step->decision);
+  tell(schedule);
   return ZERO1_OK;
 }
 
-/* One all-gather of records, and one more where the verdict spans more ranks. */
-static zero1_status agree_records(zero1__schedule *schedule, const agree_args *args) {
-  const zero1__record mine = record_of(schedule, args);
-  zero1__record *records = schedule->records;
-  zero1__outcome *outcome = &schedule->outcome;
-  int32_t count = schedule->lane->comm->world_size;
-  zero1_status status = gather(schedule, schedule->lane, &mine, records, sizeof mine);
+/* One all-gather of records, one more where the verdict spans more ranks, and one of what is
+ * absent. */
+static zero1_status agree_records(zero1__schedule *schedule, const agree_args *args,
+                                  zero1__decide_job *job) {
+  zero1__record mine;
+  make_record(schedule, args, &mine);
+  zero1_status status = gather_records(schedule, schedule->lane, &mine, &job->records);
   if (status) return status;
-  zero1__outcome_check(records, count, outcome);
-  if (outcome->decision.out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
   if (schedule->wider) {
-    zero1__record wider = mine;
-    if (outcome->error.status && !wider.status) { /* the others are to skip as well */
-      wider.status = outcome->error.status;
-      snprintf(wider.text, sizeof wider.text, "%.255s", outcome->error.text);
-    }
-    count = schedule->wider->comm->world_size;
-    status = gather(schedule, schedule->wider, &wider, records, sizeof wider);
+    status = check_both(schedule, args, &mine, job);
     if (status) return status;
-    zero1__outcome_check_wider(records, count, outcome);
-    if (outcome->decision.out_of_step) zero1__channel_fail(schedule->channel, &outcome->error);
+  } else {
+    zero1__step_check_comm(job->step, &job->records, args->came_to);
+    tell(schedule);
   }
-  if (args->came_to != ZERO1__CAME_TO_GO_ON) zero1__outcome_decide(records, count, outcome);
-  return agree_absent(schedule);
+  return gather_absent(schedule, &job->absent);
 }
 
 /* The parameters will be updated: what the kernels need for it. */
-static void let_update(zero1__schedule *schedule) {
-  const zero1_config *config = &schedule->settings->config;
-  schedule->count += 1;
-  for (int64_t i = 0; i < config->group_count; ++i)
-    schedule->made_scalars[i] = zero1__adam_scalars_make(&schedule->groups[i], schedule->count);
-  schedule->verdict.grad_factor = zero1__decided_factor(&schedule->outcome.decision);
-  schedule->verdict.skip = 0;
+static void let_update(zero1__schedule *schedule, const zero1__decide_job *job) {
+  const int64_t group_count = schedule->settings->config.group_count;
+  for (int64_t i = 0; i < group_count; ++i)
+    schedule->made_scalars[i] = zero1__adam_scalars_make(&schedule->groups[i], job->step->count);
+  for (int64_t slot = 0; slot < job->slot_count; ++slot) zero1__step_absent(job, slot);
   show(schedule, schedule->scalars, schedule->made_scalars,
-       (size_t)config->group_count * sizeof *schedule->scalars);
-  show(schedule, schedule->absent, schedule->made_absent, (size_t)schedule->layout->slot_count);
+       (size_t)group_count * sizeof *schedule->scalars);
+  show(schedule, schedule->absent, schedule->made_absent, (size_t)job->slot_count);
   show_verdict(schedule);
 }
 
-static void agree(zero1__schedule *schedule, const agree_args *args) {
-  zero1__outcome *outcome = &schedule->outcome;
+static void agree(zero1__schedule *schedule, const agree_args *args, zero1__decide_job *job) {
+  zero1__decide_scratch scratch;
   /* Until here it is that of the last step, for a caller who asks between two steps. */
-  if (args->came_to != ZERO1__CAME_TO_GO_ON) zero1__outcome_clear(outcome);
-  if (agree_records(schedule, args)) {
-    outcome->decision.skip = 1;
-    outcome->decision.skip_reason = ZERO1_SKIP_ERROR;
-  } else if (args->came_to == ZERO1__CAME_TO_DROP && !outcome->error.status) {
-    outcome->decision.skip = 1;
-    outcome->decision.skip_reason = ZERO1_SKIP_DROPPED;
-  } else if ((args->came_to == ZERO1__CAME_TO_STEP || args->came_to == ZERO1__CAME_TO_GO_ON) &&
-             !outcome->decision.skip) {
-    let_update(schedule);
+  if (args->came_to != ZERO1__CAME_TO_GO_ON) {
+    zero1__outcome_clear(&schedule->outcome);
+    job->step->decision = schedule->outcome.decision;
   }
+  if (agree_records(schedule, args, job)) {
+    job->step->decision.skip = 1;
+    job->step->decision.skip_reason = ZERO1_SKIP_ERROR;
+  } else {
+    zero1__step_conclude(job, &scratch);
+    if (zero1__step_prepares(job)) let_update(schedule, job);
+  }
+  tell(schedule);
 }
 
 /* The norm of a step in one pass: known only after it. Nothing is decided any more. */
-static void tell_norm(zero1__schedule *schedule, const agree_args *args) {
-  const zero1__outcome before = schedule->outcome;
-  zero1__outcome after = before;
-  const zero1__record mine = record_of(schedule, args);
-  const int32_t count = (schedule->wider ? schedule->wider : schedule->lane)->comm->world_size;
-  if (before.decision.skip || gather(schedule, schedule->wider ? schedule->wider : schedule->lane,
-                                     &mine, schedule->records, sizeof mine))
-    return;
-  zero1__outcome_decide(schedule->records, count, &after);
-  schedule->outcome.decision.grad_norm = after.decision.grad_norm;
-  schedule->outcome.decision.nonfinite_numel = after.decision.nonfinite_numel;
-  schedule->outcome.decision.bad_param = after.decision.bad_param;
-  schedule->outcome.decision.bad_rank = after.decision.bad_rank;
+static void tell_norm(zero1__schedule *schedule, const agree_args *args, zero1__decide_job *job) {
+  zero1__decide_scratch scratch;
+  zero1__record mine;
+  zero1__lane *lane = schedule->wider ? schedule->wider : schedule->lane;
+  if (job->step->decision.skip) return;
+  make_record(schedule, args, &mine);
+  if (gather_records(schedule, lane, &mine, &job->records)) return;
+  zero1__step_decide_after(job, &scratch);
+  tell(schedule);
 }
 
 static void agree_task(void *context, const void *opaque) {
@@ -161,14 +164,18 @@ static void agree_task(void *context, const void *opaque) {
   agree_args args;
   fenv_t mode;
   memcpy(&args, opaque, sizeof args);
+  zero1__decide_job job = {.step = schedule->made_step,
+                           .came_to = args.came_to,
+                           .absent_slots = schedule->made_absent,
+                           .slot_count = schedule->layout->slot_count};
   const int64_t begin_ns = zero1__now_ns();
   fegetenv(&mode); /* the caller's rounding must not reach the scalars */
   fesetenv(FE_DFL_ENV);
   zero1__schedule_check(schedule); /* what it has summed is of no use then */
   if (args.came_to == ZERO1__CAME_AFTER)
-    tell_norm(schedule, &args);
+    tell_norm(schedule, &args, &job);
   else
-    agree(schedule, &args);
+    agree(schedule, &args, &job);
   fesetenv(&mode);
   schedule->agree_ns += zero1__now_ns() - begin_ns;
 }
@@ -179,7 +186,6 @@ void zero1__host_agree(zero1__schedule *schedule, int32_t came_to, int32_t one_p
   const agree_args args = {.limits = {config->grad_scale, config->max_grad_norm,
                                       config->skip_grad_norm, config->guard, one_pass},
                            .groups_hash = zero1__groups_hash(config->groups, config->group_count),
-                           .epoch = schedule->epoch,
                            .came_to = came_to};
   if (came_to == ZERO1__CAME_TO_STEP || came_to == ZERO1__CAME_TO_GO_ON)
     memcpy(schedule->groups, config->groups,

@@ -32,7 +32,7 @@ typedef struct zero1__record {
   uint32_t epoch;
   int32_t came_to;
   zero1_status status;
-  int32_t reserved;
+  int32_t comm_cause; /* to agree_comm: why the comm failed, ZERO1__CAUSE_; `text` is then empty */
   zero1__limits limits;
   uint64_t groups_hash;
   int64_t absent; /* gradients absent on this rank */
@@ -67,6 +67,7 @@ typedef struct zero1__decision {
   int32_t came_to[2]; /* of rank 0 and of `rank` */
   uint32_t epoch[2];
   int32_t skip, skip_reason;
+  int32_t comm_cause; /* of `rank`, as it told agree_comm; NONE: it has a text */
   double grad_norm, clip_coef;
   double grad_scale; /* that the two were made with: what is set later is of the next step */
   int64_t nonfinite_numel, bad_param;
@@ -103,6 +104,7 @@ ZERO1__INLINE void zero1__decide_cause(zero1__decision *decision, zero1_status s
   decision->epoch[0] = first->epoch;
   decision->epoch[1] = other->epoch;
   if (cause != ZERO1__CAUSE_STATUS) return;
+  decision->comm_cause = other->comm_cause;
   for (int32_t i = 0; i < ZERO1__RECORD_TEXT; ++i) decision->text[i] = other->text[i];
 }
 

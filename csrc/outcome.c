@@ -1,5 +1,8 @@
 #include "outcome.h"
 
+#include <stdio.h>
+#include <string.h>
+
 static const char *came_to_text(int32_t came_to) {
   switch (came_to) {
     case ZERO1__CAME_TO_REDUCE:
@@ -15,6 +18,30 @@ static const char *came_to_text(int32_t came_to) {
   }
 }
 
+/* What the ranks of agree_comm are told of a failure of the comm, where a device tells them. */
+static const char *comm_cause_text(int32_t cause) {
+  switch (cause) {
+    case ZERO1__CAUSE_CALLS:
+      return "the ranks of its comm made different calls";
+    case ZERO1__CAUSE_GROUPS:
+      return "the ranks of its comm have set other hyper-parameters of a group";
+    default:
+      return "a rank of its comm was lost";
+  }
+}
+
+void zero1__outcome_record(int32_t came_to, int32_t one_pass, int64_t absent,
+                           const zero1__error *local, zero1__record *record) {
+  memset(record, 0, sizeof *record); /* padding is sent too */
+  record->came_to = came_to;
+  record->limits.one_pass = one_pass;
+  record->absent = absent;
+  /* What is wrong with the gradients is no reason not to drop them. */
+  if (came_to == ZERO1__CAME_TO_DROP || !local->status) return;
+  record->status = local->status;
+  snprintf(record->text, sizeof record->text, "%.255s", local->text);
+}
+
 void zero1__outcome_clear(zero1__outcome *outcome) {
   zero1__error_clear(&outcome->error);
   zero1__decision_clear(&outcome->decision);
@@ -25,7 +52,8 @@ void zero1__outcome_tell(zero1__outcome *outcome) {
   zero1__error *error = &outcome->error;
   switch (d->cause) {
     case ZERO1__CAUSE_STATUS:
-      zero1__fail(error, d->status, "rank %d: %.256s", d->rank, d->text);
+      zero1__fail(error, d->status, "rank %d: %.256s", d->rank,
+                  d->comm_cause ? comm_cause_text(d->comm_cause) : d->text);
       break;
     case ZERO1__CAUSE_CALLS:
       zero1__fail(error, d->status,
@@ -59,27 +87,4 @@ void zero1__outcome_tell(zero1__outcome *outcome) {
     default:
       break;
   }
-}
-
-static zero1__records as_records(const zero1__record *records, int32_t count) {
-  return (zero1__records){records, sizeof *records, count};
-}
-
-void zero1__outcome_check(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
-  const zero1__records all = as_records(records, count);
-  zero1__decide_check(&all, &outcome->decision);
-  zero1__outcome_tell(outcome);
-}
-
-void zero1__outcome_check_wider(const zero1__record *records, int32_t count,
-                                zero1__outcome *outcome) {
-  const zero1__records all = as_records(records, count);
-  zero1__decide_check_wider(&all, &outcome->decision);
-  zero1__outcome_tell(outcome);
-}
-
-void zero1__outcome_decide(const zero1__record *records, int32_t count, zero1__outcome *outcome) {
-  const zero1__records all = as_records(records, count);
-  zero1__decide_verdict(&all, &outcome->decision);
-  zero1__outcome_tell(outcome);
 }

@@ -55,6 +55,14 @@ int zero1__readiness_bucket(const zero1__readiness *readiness, int64_t bucket) {
   return readiness->pending[bucket] == 0;
 }
 
+void zero1__readiness_absent_bits(const zero1__readiness *readiness, uint8_t *bits) {
+  const zero1__layout *layout = readiness->layout;
+  memset(bits, 0, zero1__absent_bytes(layout->slot_count));
+  for (int64_t slot = 0; readiness->absent && slot < layout->slot_count; ++slot)
+    if (readiness->grads[layout->slots[slot].param] == ZERO1__GRAD_ABSENT)
+      bits[slot / 8] |= (uint8_t)(1 << slot % 8);
+}
+
 int64_t zero1__readiness_missing(const zero1__readiness *readiness) {
   if (!readiness->waiting) return -1;
   for (int64_t i = 0; i < readiness->layout->param_count; ++i)

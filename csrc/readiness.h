@@ -30,6 +30,14 @@ int zero1__readiness_mark(zero1__readiness *readiness, int64_t param, uint8_t gr
 
 int zero1__readiness_bucket(const zero1__readiness *readiness, int64_t bucket);
 
+/** Bytes of a bit for every slot: slot s is bit s % 8 of byte s / 8. */
+static inline size_t zero1__absent_bytes(int64_t slot_count) {
+  return (size_t)slot_count / 8 + 1;
+}
+
+/** bits [zero1__absent_bytes]: which slots are absent on this rank. */
+void zero1__readiness_absent_bits(const zero1__readiness *readiness, uint8_t *bits);
+
 /** The lowest parameter that is not ready; -1: none. */
 int64_t zero1__readiness_missing(const zero1__readiness *readiness);
 

@@ -54,16 +54,17 @@ static size_t slots_bytes(const zero1__schedule *schedule) {
 
 static zero1_status create_tables(zero1__schedule *schedule, zero1__error *error) {
   const size_t groups = (size_t)schedule->settings->config.group_count;
-  const size_t slots = (size_t)schedule->layout->slot_count;
   const size_t world = (size_t)schedule->channel->comm->world_size;
   size_t records = world;
   void *scalars = NULL, *made_scalars = NULL, *absent = NULL, *made_absent = NULL;
   if (schedule->wider && (size_t)schedule->wider->comm->world_size > records)
     records = (size_t)schedule->wider->comm->world_size;
   schedule->groups = calloc(groups, sizeof *schedule->groups);
-  schedule->absent_bits = calloc((world + 1) * (slots / 8 + 1), sizeof *schedule->absent_bits);
+  schedule->absent_bits = calloc(world + 1, zero1__absent_bytes(schedule->layout->slot_count));
   schedule->records = calloc(records, sizeof *schedule->records);
-  if (!schedule->groups || !schedule->absent_bits || !schedule->records)
+  schedule->made_step =
+      schedule->device->is_host ? schedule->step : calloc(1, sizeof *schedule->made_step);
+  if (!schedule->groups || !schedule->absent_bits || !schedule->records || !schedule->made_step)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the schedule");
   zero1_status status =
       create_shown(schedule, scalars_bytes(schedule), &made_scalars, &scalars, error);
@@ -129,7 +130,6 @@ zero1_status zero1__schedule_begin(zero1__schedule *schedule, const zero1__sched
   schedule->settings = parts->settings;
   schedule->lane = parts->lane;
   schedule->wider = parts->wider;
-  schedule->verdict.skip = 1;
   schedule->settled = 1;
   zero1__outcome_clear(&schedule->outcome);
   zero1_status status = create_tables(schedule, error);
@@ -162,6 +162,7 @@ void zero1__schedule_end(zero1__schedule *schedule) {
   zero1__device_agreement_end(schedule);
   destroy_shown(schedule, scalars_bytes(schedule), schedule->made_scalars, schedule->scalars);
   destroy_shown(schedule, slots_bytes(schedule), schedule->made_absent, schedule->absent);
+  if (schedule->made_step != schedule->step) free(schedule->made_step);
   free(schedule->callers);
   free(schedule->groups);
   free(schedule->absent_bits);
@@ -389,7 +390,7 @@ static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
   else
     update_here(schedule, bucket, one_pass);
   zero1__channel_call(channel, schedule->compute, channel->ops->publish, bucket,
-                      &schedule->verdict.skip);
+                      &schedule->made_step->verdict.skip);
 }
 
 /* From the last bucket, which holds what forward needs first. Where one stream does both, all
@@ -410,7 +411,7 @@ static void update_and_gather(zero1__schedule *schedule, int one_pass) {
     if (schedule->comm != schedule->compute)
       device->ops->stream_wait(device, schedule->comm, schedule->updated[bucket]);
     zero1__channel_call(channel, schedule->comm, channel->ops->all_gather, bucket,
-                        &schedule->verdict.skip);
+                        &schedule->made_step->verdict.skip);
     for (int64_t gathered = bucket; gathered < end; ++gathered)
       device->ops->event_record(device, schedule->gathered[gathered], schedule->comm);
   }

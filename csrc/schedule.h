@@ -75,12 +75,12 @@ typedef struct zero1__schedule {
 
   /* where the host decides: of the streams; the caller's thread touches them only after `finished`
    */
-  zero1_group *groups; /* [group_count] as of this step */
-  zero1__verdict verdict;
+  zero1_group *groups;    /* [group_count] as of this step */
+  zero1__step *made_step; /* `step` itself on the host, else before it is given to the device */
   zero1__adam_scalars *made_scalars; /* [group_count] before they are given to the device */
   uint8_t *made_absent;              /* [slot_count] */
-  uint8_t *absent_bits;              /* [bits] this rank's, then [world_size * bits] everyone's */
-  zero1__record *records;            /* [world_size] or of the wider, whichever is more */
+  uint8_t *absent_bits;   /* [zero1__absent_bytes] this rank's, then [world_size] times as many */
+  zero1__record *records; /* [world_size] or of the wider, whichever is more */
   zero1__outcome outcome;
   int64_t count; /* updates */
   int64_t reduce_ns, update_ns, agree_ns;

@@ -23,7 +23,7 @@ typedef struct zero1__step {
   zero1__stats stats; /* on devices whose kernels add limbs one by one: not carried (exact_sum.h) */
   zero1__verdict verdict;
   uint64_t hash; /* check_replicas */
-  /* the rest: of devices that decide by themselves alone */
+  /* the rest: where it is decided; lost and tickets: of devices that decide by themselves alone */
   uint32_t epoch;
   int32_t lost;      /* 1: a wait was given up: nothing is reduced or updated any more */
   int32_t lost_peer; /* whom it was for, in the order of the wait's flags; -1: told by the host */

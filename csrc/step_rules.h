@@ -1,6 +1,6 @@
-/* What the small jobs of a step do (step_jobs.h), for devices that decide by themselves: the
- * kernels of cuda/step.cu and the stand-in's launchers call these. Copies of agree_host.c's rules,
- * in memory of the device; where they differ, agree_host.c is right.
+/* What the small jobs of a step do (step_jobs.h), wherever it is decided: the kernels of
+ * cuda/step.cu and the stand-in's launchers call these where the device decides, agree_host.c where
+ * the host does.
  *
  * One thread runs each of them, but zero1__step_scalars and zero1__step_absent: these are one
  * thread for each group and slot, after zero1__step_decide. */
@@ -71,27 +71,15 @@ ZERO1__INLINE void zero1__step_decide_lost(zero1__step *step) {
   decision->cause = ZERO1__CAUSE_LOST;
 }
 
-/** What the ranks of agree_comm are told of a failure of the comm. */
-ZERO1__INLINE const char *zero1__step_cause_text(int32_t cause) {
-  switch (cause) {
-    case ZERO1__CAUSE_CALLS:
-      return "the ranks of its comm made different calls";
-    case ZERO1__CAUSE_GROUPS:
-      return "the ranks of its comm have set other hyper-parameters of a group";
-    default:
-      return "a rank of its comm was lost";
-  }
-}
-
+/** The ranks of agree_comm are told of a failure of the comm: what a rank said itself as it is,
+ * else the cause. */
 ZERO1__INLINE void zero1__step_warn_wider(const zero1__decision *decision, zero1__record *wider) {
+  const int in_words = decision->cause == ZERO1__CAUSE_STATUS;
   if (!decision->status || wider->status) return;
-  const char *text = decision->cause == ZERO1__CAUSE_STATUS
-                         ? decision->text
-                         : zero1__step_cause_text(decision->cause);
-  int32_t i = 0;
   wider->status = decision->status;
-  for (; i + 1 < ZERO1__RECORD_TEXT && text[i]; ++i) wider->text[i] = text[i];
-  for (; i < ZERO1__RECORD_TEXT; ++i) wider->text[i] = 0;
+  wider->comm_cause = in_words ? ZERO1__CAUSE_NONE : decision->cause;
+  for (int32_t i = 0; i < ZERO1__RECORD_TEXT; ++i)
+    wider->text[i] = in_words ? decision->text[i] : (char)0;
 }
 
 ZERO1__INLINE void zero1__step_check_comm(zero1__step *step, const zero1__records *records,
@@ -141,6 +129,21 @@ ZERO1__INLINE void zero1__step_let_update(zero1__step *step) {
   step->verdict.skip = 0;
 }
 
+/** After all checks: the verdict. */
+ZERO1__INLINE void zero1__step_conclude(const zero1__decide_job *job,
+                                        zero1__decide_scratch *scratch) {
+  zero1__decision *decision = &job->step->decision;
+  if (job->came_to != ZERO1__CAME_TO_GO_ON)
+    zero1__decide_verdict_in(&job->records, &scratch->total, decision);
+  if (job->came_to == ZERO1__CAME_TO_DROP && !decision->status) {
+    decision->skip = 1;
+    decision->skip_reason = ZERO1_SKIP_DROPPED;
+  } else if ((job->came_to == ZERO1__CAME_TO_STEP || job->came_to == ZERO1__CAME_TO_GO_ON) &&
+             !decision->skip) {
+    zero1__step_let_update(job->step);
+  }
+}
+
 ZERO1__INLINE void zero1__step_decide_now(const zero1__decide_job *job,
                                           zero1__decide_scratch *scratch) {
   zero1__step *step = job->step;
@@ -154,15 +157,7 @@ ZERO1__INLINE void zero1__step_decide_now(const zero1__decide_job *job,
     zero1__decide_fail(decision);
     return;
   }
-  if (job->came_to != ZERO1__CAME_TO_GO_ON)
-    zero1__decide_verdict_in(&job->records, &scratch->total, decision);
-  if (job->came_to == ZERO1__CAME_TO_DROP && !decision->status) {
-    decision->skip = 1;
-    decision->skip_reason = ZERO1_SKIP_DROPPED;
-  } else if ((job->came_to == ZERO1__CAME_TO_STEP || job->came_to == ZERO1__CAME_TO_GO_ON) &&
-             !decision->skip) {
-    zero1__step_let_update(step);
-  }
+  zero1__step_conclude(job, scratch);
 }
 
 ZERO1__INLINE void zero1__step_decide(const zero1__decide_job *job,

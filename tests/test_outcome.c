@@ -29,15 +29,19 @@ static void set_limits(zero1__record *records, zero1__limits limits) {
 }
 
 static zero1__outcome check(const zero1__record *records) {
+  const zero1__records all = {records, sizeof *records, RANKS};
   zero1__outcome outcome;
   zero1__outcome_clear(&outcome);
-  zero1__outcome_check(records, RANKS, &outcome);
+  zero1__decide_check(&all, &outcome.decision);
+  zero1__outcome_tell(&outcome);
   return outcome;
 }
 
 static zero1__outcome decide(const zero1__record *records) {
   zero1__outcome outcome = check(records);
-  zero1__outcome_decide(records, RANKS, &outcome);
+  const zero1__records all = {records, sizeof *records, RANKS};
+  zero1__decide_verdict(&all, &outcome.decision);
+  zero1__outcome_tell(&outcome);
   return outcome;
 }
 
