@@ -345,6 +345,70 @@ static void a_rank_that_does_not_come_is_waited_for_until_the_timeout(void) {
   run_ranks(2, &options, stay_away, NULL);
 }
 
+/* ---- halves that agree: what happens to one is told to the other ---- */
+
+typedef struct halves {
+  unsigned char ids[2][ZERO1_NCCL_ID_BYTES];
+  void (*fn)(trainer *self, int32_t rank);
+} halves;
+
+static void train_half(world *in, int32_t rank) {
+  const halves *const what = (const halves *)in->arg;
+  zero1_config config = trainer_config(&base);
+  zero1_comm *all, *half;
+  trainer self;
+  CHECK_STATUS(zero1_comm_create_nccl_id(rank, 4, in->id, ZERO1_NCCL_ID_BYTES, &in->options, &all),
+               ZERO1_OK);
+  CHECK_STATUS(zero1_comm_create_nccl_id(rank % 2, 2, what->ids[rank / 2], ZERO1_NCCL_ID_BYTES,
+                                         &in->options, &half),
+               ZERO1_OK);
+  config.agree_comm = all;
+  config.timeout_seconds = in->options.timeout_seconds;
+  CHECK_STATUS(trainer_try_create(&self, &base, half, &config), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_sync_params(self.optimizer, 0), ZERO1_OK);
+  what->fn(&self, rank);
+  trainer_end(&self);
+  CHECK_STATUS(zero1_comm_barrier(all), ZERO1_OK);
+  zero1_comm_destroy(&half);
+  zero1_comm_destroy(&all);
+}
+
+static void run_halves(void (*fn)(trainer *self, int32_t rank), double timeout_seconds) {
+  halves what = {.fn = fn};
+  world in = {.size = 4, .options = options_of(0), .alone = train_half, .arg = &what};
+  in.options.timeout_seconds = timeout_seconds;
+  for (int i = 0; i < 2; ++i)
+    CHECK_STATUS(zero1_nccl_unique_id(what.ids[i], sizeof what.ids[i]), ZERO1_OK);
+  run_world(&in);
+}
+
+static void give_up_half(trainer *self, int32_t rank) {
+  static const failure told = {ZERO1_ERR_ABORTED, "is tired"};
+  if (rank != 3) {
+    train_to_failure(self, &told);
+    return;
+  }
+  sleep_ms(50);
+  zero1_optimizer_abort(self->optimizer, "is tired");
+}
+
+static void a_rank_that_aborts_releases_those_it_agrees_with(void) {
+  run_halves(give_up_half, 60);
+}
+
+/* Half 0 has all that it needs of its own ranks; the gather of verdicts is what fails. */
+static void stay_away_from_half(trainer *self, int32_t rank) {
+  static const failure late = {ZERO1_ERR_TIMEOUT, "within 3 s: some of 4 ranks"};
+  if (rank / 2)
+    sleep_ms(4500);
+  else
+    train_to_failure(self, &late);
+}
+
+static void a_gather_of_verdicts_that_fails_is_told_with_its_reason(void) {
+  run_halves(stay_away_from_half, 3);
+}
+
 /* ---- ranks as processes: before this one has called CUDA ---- */
 
 static void train_in_a_process(int32_t rank, const unsigned char *id, int pipe_end) {
@@ -675,6 +739,8 @@ int main(void) {
   RUN(an_error_of_nccl_is_everyones);
   RUN(a_rank_that_aborts_releases_its_peers);
   RUN(a_rank_that_does_not_come_is_waited_for_until_the_timeout);
+  RUN(a_rank_that_aborts_releases_those_it_agrees_with);
+  RUN(a_gather_of_verdicts_that_fails_is_told_with_its_reason);
   RUN(what_is_wrong_on_one_rank_is_told_to_all);
   RUN(two_ranks_on_one_gpu_are_refused_in_nccls_words);
   RUN(a_rank_that_never_comes_to_create_is_a_timeout);
