@@ -102,6 +102,7 @@ zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range
     landing.data = stage(bundle, blocks, target.each);
     landing.target = target.data;
   }
+  bundle->writes_device |= target.on_device && !device->is_host && !landing.target;
   if (holes || landing.target) bundle->landings[bundle->landing_count++] = landing;
   return zero1__port_recv(bundle->port, landing.data, (size_t)numel * target.each, peer, tag,
                           &bundle->requests[bundle->count++], error);
@@ -139,7 +140,8 @@ zero1_status zero1__bundle_wait(zero1__bundle *bundle, const char *what, zero1__
       zero1__port_wait(bundle->port, bundle->requests, bundle->count, what, error);
   if (status) return status;
   for (int32_t i = 0; i < bundle->landing_count; ++i) land(bundle, &bundle->landings[i]);
-  bundle->count = bundle->landing_count = 0;
+  if (bundle->writes_device) bundle->device->ops->flush_writes(bundle->device);
+  bundle->count = bundle->landing_count = bundle->writes_device = 0;
   bundle->staged_bytes = 0;
   return ZERO1_OK;
 }

@@ -37,7 +37,8 @@ typedef struct zero1__bundle {
   zero1__request *requests; /* [capacity] */
   zero1__landing *landings; /* [capacity] of receives only */
   int32_t capacity, count, landing_count;
-  char *staging; /* pinned */
+  int32_t writes_device; /* 1: the carrier writes memory of the device itself */
+  char *staging;         /* pinned */
   size_t staging_bytes, staged_bytes;
 } zero1__bundle;
 
@@ -72,7 +73,8 @@ zero1_status zero1__bundle_send(zero1__bundle *bundle, int32_t tag, zero1__parce
 zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range blocks,
                                 zero1__target target, int32_t peer, zero1__error *error);
 
-/** Waits for all, and brings what arrived to its places. The bundle is empty after it. */
+/** Waits for all, and brings what arrived to its places, where kernels see it. The bundle is empty
+ *  after it. */
 zero1_status zero1__bundle_wait(zero1__bundle *bundle, const char *what, zero1__error *error);
 
 /** Gives up what is under way; 0: its memory must never be freed. */

@@ -1,8 +1,11 @@
 /* A GPU as a device: kernels of cuda/, through their launchers, in CUDA's streams. */
 #include "device_cuda.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "clock.h"
 
 /* ---- the calling thread ---- */
 
@@ -35,20 +38,31 @@ void zero1__cuda_forget(cudaError_t result) {
   if (result && cudaPeekAtLastError() == result) (void)cudaGetLastError();
 }
 
+static void note(zero1__cuda *cuda, zero1_status status, const char *what, const char *why) {
+  pthread_mutex_lock(&cuda->failure_mutex);
+  zero1__fail(&cuda->failure, status, "CUDA device %d: %s: %s", cuda->index, what, why);
+  __atomic_store_n(&cuda->failed, 1, __ATOMIC_RELEASE);
+  pthread_mutex_unlock(&cuda->failure_mutex);
+}
+
 int zero1__cuda_failed(zero1__cuda *cuda, const char *call, cudaError_t result) {
   if (!result) return 0;
   zero1__cuda_forget(result);
-  pthread_mutex_lock(&cuda->failure_mutex);
-  zero1__fail(&cuda->failure, ZERO1_ERR_DEVICE, "CUDA device %d: %s: %s", cuda->index, call,
-              cudaGetErrorString(result));
-  __atomic_store_n(&cuda->failed, 1, __ATOMIC_RELEASE);
-  pthread_mutex_unlock(&cuda->failure_mutex);
+  note(cuda, ZERO1_ERR_DEVICE, call, cudaGetErrorString(result));
   return 1;
+}
+
+void zero1__cuda_timed_out(zero1__cuda *cuda, const char *wait) {
+  char after[64];
+  snprintf(after, sizeof after, "not within %g s", (double)cuda->patience_ns / 1e9);
+  note(cuda, ZERO1_ERR_TIMEOUT, wait, after);
 }
 
 /* A kernel's fault is told by whichever call comes next: this one asks a stream that is in no
  * capture and where nothing waits. */
 zero1_status zero1__cuda_health(zero1__cuda *cuda, zero1__error *error) {
+  if (__atomic_load_n(cuda->give_up, __ATOMIC_ACQUIRE) == ZERO1__CUDA_GAVE_UP)
+    zero1__cuda_timed_out(cuda, "a stream waited for a thread of the host");
   if (!__atomic_load_n(&cuda->failed, __ATOMIC_ACQUIRE)) {
     const zero1__cuda_guard guard = zero1__cuda_enter_relaxed(cuda);
     const cudaError_t result = cudaStreamQuery(cuda->own_stream);
@@ -70,7 +84,9 @@ static zero1_status cuda_health(zero1__device *device, zero1__error *error) {
 }
 
 static void cuda_lose(zero1__device *device) {
-  __atomic_store_n(zero1__cuda_of(device)->give_up, 1, __ATOMIC_RELEASE);
+  uint32_t nobody = 0; /* who has given up is told by check */
+  __atomic_compare_exchange_n(zero1__cuda_of(device)->give_up, &nobody, 1, 0, __ATOMIC_RELEASE,
+                              __ATOMIC_RELAXED);
 }
 
 /* ---- the layout ---- */
@@ -220,11 +236,11 @@ static void cuda_mail(zero1__device *device, zero1__stream *stream, const zero1_
 
 /* ---- life ---- */
 
-/* The caller's streams may still hold kernels of ours that look at flags. */
+/* The library's streams are gone by now, the caller's may still hold kernels of ours that look at
+ * flags. (cudaFree waits for the whole device by itself.) */
 static void cuda_destroy(zero1__device *device) {
   zero1__cuda *cuda = zero1__cuda_of(device);
   const zero1__cuda_guard guard = zero1__cuda_enter_relaxed(cuda);
-  if (cuda->callers) zero1__cuda_forget(cudaDeviceSynchronize());
   zero1__cuda_callers_end(cuda);
   zero1__cuda_times_end(cuda);
   zero1__cuda_flags_end(cuda);
@@ -270,6 +286,7 @@ static const zero1__device_ops cuda_ops = {
     .memory_share = zero1__cuda_memory_share,
     .memory_map = zero1__cuda_memory_map,
     .memory_unmap = zero1__cuda_memory_unmap,
+    .flush_writes = zero1__cuda_flush_writes,
     .write = cuda_write,
     .copy = cuda_copy,
     .time_begin = zero1__cuda_time_begin,
@@ -319,9 +336,34 @@ static zero1_status find_device(int32_t asked, int *index, zero1__error *error) 
   return ZERO1_OK;
 }
 
+/* A hardware queue is of one priority: in the library's own, and in the one that callers' streams
+ * mostly have, a transfer could sit behind a kernel that waits for it. */
+static cudaError_t create_own_stream(zero1__cuda *cuda) {
+  int least = 0, greatest = 0; /* 0 and -5, say: -4 */
+  const cudaError_t result = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+  if (result) return result;
+  return cudaStreamCreateWithPriority(&cuda->own_stream, cudaStreamNonBlocking,
+                                      greatest < least ? greatest + 1 : greatest);
+}
+
+/* Whether the device must be asked to order what a network card writes against its kernels, and
+ * can be. */
+static cudaError_t ask_flushes(zero1__cuda *cuda) {
+  int ordering = 0, options = 0;
+  cudaError_t result =
+      cudaDeviceGetAttribute(&ordering, cudaDevAttrGPUDirectRDMAWritesOrdering, cuda->index);
+  if (!result)
+    result =
+        cudaDeviceGetAttribute(&options, cudaDevAttrGPUDirectRDMAFlushWritesOptions, cuda->index);
+  cuda->flushes = !result && ordering < cudaGPUDirectRDMAWritesOrderingOwner &&
+                  (options & cudaFlushGPUDirectRDMAWritesOptionHost);
+  return result;
+}
+
 static zero1_status start(zero1__cuda *cuda, zero1__error *error) {
   cudaError_t result = cudaDeviceGetPCIBusId(cuda->bus_id, sizeof cuda->bus_id, cuda->index);
-  if (!result) result = cudaStreamCreateWithFlags(&cuda->own_stream, cudaStreamNonBlocking);
+  if (!result) result = create_own_stream(cuda);
+  if (!result) result = ask_flushes(cuda);
   if (!result) result = zero1__cuda_load();
   zero1__cuda_forget(result);
   if (result == cudaErrorNoKernelImageForDevice || result == cudaErrorUnsupportedPtxVersion)
@@ -339,6 +381,11 @@ static zero1_status start(zero1__cuda *cuda, zero1__error *error) {
   return status ? status : zero1__cuda_health(cuda, error);
 }
 
+/* Who waits for a peer gives up first, and says whom for. */
+static int64_t patience_of(double timeout_seconds) {
+  return timeout_seconds > 0 ? 2 * zero1__seconds_ns(timeout_seconds) : INT64_MAX;
+}
+
 zero1_status zero1__device_cuda_create(const zero1__device_config *config, zero1__device **device,
                                        zero1__error *error) {
   int index;
@@ -350,6 +397,7 @@ zero1_status zero1__device_cuda_create(const zero1__device_config *config, zero1
   cuda->base.ops = &cuda_ops;
   cuda->index = index;
   cuda->caller_stream = config->stream;
+  cuda->patience_ns = patience_of(config->timeout_seconds);
   pthread_mutex_init(&cuda->failure_mutex, NULL);
   pthread_mutex_init(&cuda->own_mutex, NULL);
   const zero1__cuda_guard guard = zero1__cuda_enter_relaxed(cuda);

@@ -28,7 +28,10 @@ typedef struct zero1__cuda {
   cudaStream_t own_stream;
   pthread_mutex_t own_mutex; /* held while something is under way there */
 
-  uint32_t *give_up;            /* memory that both see; 1: who waits gives up */
+  int64_t patience_ns; /* of waits between the device and the host */
+  int32_t flushes;     /* 1: flush_writes has something to do */
+
+  uint32_t *give_up;            /* memory that both see; not 0: who waits gives up */
   int32_t host_streams;         /* streams of host calls with a thread of their own */
   zero1__cuda_flags *flags;     /* of events */
   zero1__cuda_callers *callers; /* streams that the caller gave */
@@ -68,6 +71,9 @@ void zero1__cuda_leave(const zero1__cuda_guard *guard);
 /** Notes that `call` failed, if it did, for zero1__device_ops.check; returns whether it did. */
 int zero1__cuda_failed(zero1__cuda *cuda, const char *call, cudaError_t result);
 
+/** Notes that `wait` was given up after patience_ns, for check. */
+void zero1__cuda_timed_out(zero1__cuda *cuda, const char *wait);
+
 /** The thread's last error is the caller's to see, not one that is dealt with here. */
 void zero1__cuda_forget(cudaError_t result);
 
@@ -89,6 +95,7 @@ zero1_status zero1__cuda_memory_share(zero1__device *device, void *memory, size_
 zero1_status zero1__cuda_memory_map(zero1__device *device, const zero1__memory_key *key,
                                     void **memory, zero1__error *error);
 void zero1__cuda_memory_unmap(zero1__device *device, const zero1__memory_key *key, void *memory);
+void zero1__cuda_flush_writes(zero1__device *device);
 
 /* ---- device_cuda_stream.c: the entries of device_ops.h ---- */
 
@@ -105,7 +112,8 @@ void zero1__cuda_host_call(zero1__device *device, zero1__stream *stream, zero1__
 
 /** Not 0 where the stream is being captured: that capture's number. */
 uint64_t zero1__cuda_capture_of(cudaStream_t handle);
-/** Frees what is known of the caller's streams, when nothing of the library is in them any more. */
+/** Waits until nothing of the library is in the caller's streams any more, and frees what is known
+ *  of them. Between enter and leave. */
 void zero1__cuda_callers_end(zero1__cuda *cuda);
 
 /* ---- device_cuda_event.c: the entries of device_ops.h ---- */

@@ -191,9 +191,9 @@ static void wait_on_device(zero1__cuda *cuda, cudaStream_t handle, const cuda_ev
   if (event->last == ON_DEVICE) {
     zero1__cuda_failed(cuda, "cudaStreamWaitEvent", cudaStreamWaitEvent(handle, event->handle, 0));
   } else if (!reached(&event->flags->by_host, event->host_count)) {
-    zero1__cuda_failed(
-        cuda, "await_host",
-        zero1__cuda_await_host(&event->flags->by_host, event->host_count, cuda->give_up, handle));
+    zero1__cuda_failed(cuda, "await_host",
+                       zero1__cuda_await_host(&event->flags->by_host, event->host_count,
+                                              cuda->give_up, cuda->patience_ns, handle));
   }
 }
 
@@ -202,18 +202,24 @@ typedef struct look_args {
   uint32_t value;
 } look_args;
 
-/* A device that has failed sets no flags: that is seen, too, if not at every look. */
+/* A device that has failed sets no flags: that is seen, too, if not at every look. So is one that
+ * does not come: what sets the flag may sit in a hardware queue behind a kernel that waits for this
+ * thread, for streams share queues where there are many. */
 static void look_task(void *context, const void *args) {
   zero1__cuda *cuda = context;
   const look_args *look = args;
   const struct timespec pause = {0, 20000};
-  const int64_t patience_ns = 20000000;
-  int64_t next_ns = zero1__now_ns() + patience_ns;
+  const int64_t check_ns = 20000000;
+  const int64_t begin_ns = zero1__now_ns();
+  int64_t next_ns = begin_ns + check_ns;
   while (!reached(look->flag, look->value)) {
     nanosleep(&pause, NULL);
-    if (zero1__now_ns() < next_ns) continue;
+    const int64_t now = zero1__now_ns();
+    if (now < next_ns) continue;
+    if (now - begin_ns > cuda->patience_ns)
+      zero1__cuda_timed_out(cuda, "a thread of the host waited for a stream");
     if (zero1__cuda_health(cuda, NULL)) return;
-    next_ns = zero1__now_ns() + patience_ns;
+    next_ns = now + check_ns;
   }
 }
 

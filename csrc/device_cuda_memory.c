@@ -118,6 +118,17 @@ void zero1__cuda_transfer(zero1__device *device, void *to, const void *from, siz
   zero1__cuda_leave(&guard);
 }
 
+void zero1__cuda_flush_writes(zero1__device *device) {
+  zero1__cuda *cuda = zero1__cuda_of(device);
+  if (!cuda->flushes) return;
+  const zero1__cuda_guard guard = zero1__cuda_enter_relaxed(cuda);
+  zero1__cuda_failed(
+      cuda, "cudaDeviceFlushGPUDirectRDMAWrites",
+      cudaDeviceFlushGPUDirectRDMAWrites(cudaFlushGPUDirectRDMAWritesTargetCurrentDevice,
+                                         cudaFlushGPUDirectRDMAWritesToOwner));
+  zero1__cuda_leave(&guard);
+}
+
 /* ---- of peers ---- */
 
 /* In containers, processes of one machine may have the same number, in other namespaces. */

@@ -118,9 +118,13 @@ zero1__stream *zero1__cuda_stream_of_caller(zero1__device *device, void *stream,
   return (zero1__stream *)&added->queue;
 }
 
+/* In one that is being captured nothing of ours is under way: it would have to be waited for
+ * first. */
 void zero1__cuda_callers_end(zero1__cuda *cuda) {
   while (cuda->callers) {
     zero1__cuda_callers *next = cuda->callers->next;
+    const cudaStream_t handle = cuda->callers->queue.handle;
+    if (!zero1__cuda_capture_of(handle)) zero1__cuda_forget(cudaStreamSynchronize(handle));
     free(cuda->callers);
     cuda->callers = next;
   }

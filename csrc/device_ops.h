@@ -32,6 +32,9 @@ enum {
                                    libraries that must be called from the caller's own thread) */
 };
 
+/** CUDA puts smaller pieces of memory into blocks of 2 MiB, and shares such a block as a whole. */
+#define ZERO1__SHARED_BYTES ((size_t)2 << 20)
+
 /** By which another process, or another thread, maps memory of a device; can be sent as bytes. */
 typedef struct zero1__memory_key {
   int64_t pid;
@@ -112,12 +115,17 @@ typedef struct zero1__device_ops {
   void *(*native)(zero1__device *device, zero1__stream *stream);
 
   /** Makes memory_alloc's memory known to peers, and maps a peer's: a thread's of the same process
-   *  as it is. ZERO1_ERR_UNSUPPORTED: the two devices cannot see each other's memory. */
+   *  as it is. What processes share is whole multiples of ZERO1__SHARED_BYTES.
+   *  ZERO1_ERR_UNSUPPORTED: the two devices cannot see each other's memory. */
   zero1_status (*memory_share)(zero1__device *device, void *memory, size_t bytes,
                                zero1__memory_key *key, zero1__error *error);
   zero1_status (*memory_map)(zero1__device *device, const zero1__memory_key *key, void **memory,
                              zero1__error *error);
   void (*memory_unmap)(zero1__device *device, const zero1__memory_key *key, void *memory);
+  /** What others than this process's copies and kernels wrote into the device's memory (a network
+   *  card that was given its address), and are done with, is seen by kernels that were enqueued
+   *  before, too. The calling thread, any thread, waits until it is. */
+  void (*flush_writes)(zero1__device *device);
 
   /** In stream order: a few bytes, which are read during the call; or memory of any kind. */
   void (*write)(zero1__device *device, zero1__stream *stream, void *to, const void *from,
@@ -157,6 +165,9 @@ typedef struct zero1__device_config {
   int32_t index;   /* of its kind; -1: the thread's current one */
   int32_t threads; /* of the host that compute, 1 or more */
   void *stream;    /* what ZERO1_STREAM_DEFAULT stands for */
+  /* Of a wait for a peer. Between a stream of the device and a thread of the host nobody waits for
+   * longer than twice that: check then says ZERO1_ERR_TIMEOUT. 0: for as long as it takes. */
+  double timeout_seconds;
 } zero1__device_config;
 
 /** The factory. Owned: device->ops->destroy. ZERO1_ERR_MEMORY, ZERO1_ERR_NO_DEVICE,

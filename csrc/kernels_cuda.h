@@ -57,10 +57,12 @@ int zero1__cuda_pull(const zero1__pull_job *job, zero1__cuda_stream stream);
 
 /** Between a stream of the device and a thread of the host: sets *flag, in memory that both see,
  *  after all that the stream did before; or holds the stream back until *flag has come to `value`
- *  (epochs wrap around) or *give_up is not 0. */
+ *  (epochs wrap around) or *give_up is not 0. After timeout_ns it makes *give_up
+ *  ZERO1__CUDA_GAVE_UP, so that nobody waits any more. */
+#define ZERO1__CUDA_GAVE_UP 2
 int zero1__cuda_post_host(uint32_t *flag, uint32_t value, zero1__cuda_stream stream);
-int zero1__cuda_await_host(const uint32_t *flag, uint32_t value, const uint32_t *give_up,
-                           zero1__cuda_stream stream);
+int zero1__cuda_await_host(const uint32_t *flag, uint32_t value, uint32_t *give_up,
+                           int64_t timeout_ns, zero1__cuda_stream stream);
 
 /** Writes `bytes` (at most ZERO1__CUDA_WRITE_BYTES) to `to`; `from` is read during the call. */
 #define ZERO1__CUDA_WRITE_BYTES 2048

@@ -43,6 +43,18 @@ zero1__stream *zero1__optimizer_stream(zero1_optimizer *optimizer, const void *s
   return device->ops->stream_of_caller(device, (void *)(uintptr_t)stream, &optimizer->error);
 }
 
+zero1_status zero1__optimizer_may_wait(zero1_optimizer *optimizer, const char *call) {
+  zero1__device *device = optimizer->device;
+  zero1__stream *caller = zero1__optimizer_stream(optimizer, ZERO1_STREAM_DEFAULT);
+  if (!caller) return optimizer->error.status;
+  if (device->is_host || (!device->ops->capturing(device, caller) &&
+                          !device->ops->capturing(device, optimizer->schedule.comm)))
+    return ZERO1_OK;
+  return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
+                     "%s waits, and a graph is being captured: it has to come before or after",
+                     call);
+}
+
 zero1_status zero1__optimizer_index(zero1_optimizer *optimizer, int64_t index) {
   if (index >= 0 && index < optimizer->registry.count) return ZERO1_OK;
   return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "there is no parameter %lld of %lld",
@@ -104,7 +116,8 @@ static zero1_status open_device(zero1_optimizer *optimizer, zero1__error *error)
   const zero1__device_config wanted = {.kind = config->device,
                                        .index = config->device_index,
                                        .threads = config->threads,
-                                       .stream = config->stream};
+                                       .stream = config->stream,
+                                       .timeout_seconds = config->timeout_seconds};
   zero1__error of_stream;
   zero1_status status = zero1__device_create(&wanted, &optimizer->device, error);
   if (status) return status;
@@ -216,15 +229,16 @@ static zero1_status open_device_lanes(zero1_optimizer *optimizer, zero1__error *
 }
 
 /* agree_comm's other ranks must learn of a failure here; where some rank of this comm has not been
- * given it, and will not come, they can only be told that nothing will come of it. */
-static zero1_status agree_wider(zero1_optimizer *optimizer, zero1_status status,
+ * given it, and will not come, they can only be told that nothing will come of it. `alike`: it is
+ * agreed already whether all have been given one. */
+static zero1_status agree_wider(zero1_optimizer *optimizer, zero1_status status, int32_t alike,
                                 zero1__error *error) {
   const zero1_comm *comm = optimizer->comm;
   const zero1_comm *wider = optimizer->settings.config.agree_comm;
   const int32_t mine = wider != NULL;
   int32_t *given = (int32_t *)comm->lane->scratch;
-  int32_t count = status ? 0 : comm->world_size; /* agreed already, if all is well */
-  if (status && !zero1__lane_gather(comm->lane, &mine, given, sizeof mine, NULL))
+  int32_t count = alike ? comm->world_size : 0;
+  if (!alike && !zero1__lane_gather(comm->lane, &mine, given, sizeof mine, NULL))
     for (int32_t i = 0; i < comm->world_size; ++i) count += given[i];
   if (!wider || wider == comm) return status;
   if (count == comm->world_size) return zero1__lane_agree(wider->lane, status, error);
@@ -257,13 +271,14 @@ static zero1_status create(zero1_optimizer *optimizer, const zero1_config *confi
       comm->lane, take_arguments(optimizer, config, specs, spec_bytes, param_count, error), error);
   if (!status)
     status = zero1__agree_alike(comm->lane, &optimizer->settings, &optimizer->registry, error);
+  const int32_t alike = !status;
   if (!status) status = zero1__lane_agree(comm->lane, prepare(optimizer, error), error);
   if (!status) {
     const zero1__channel_config channel = channel_config_of(optimizer);
     status = comm->ops->channel_open(comm, &channel, &optimizer->channel, error);
   }
   if (!status) status = comm->ops->lane_open(comm, own->timeout_seconds, &optimizer->lane, error);
-  status = agree_wider(optimizer, status, error);
+  status = agree_wider(optimizer, status, alike, error);
   if (!status) status = agree_who_decides(optimizer, error);
   if (!status && own->agree_comm)
     status = own->agree_comm->ops->lane_open(own->agree_comm, own->timeout_seconds,

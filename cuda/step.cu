@@ -129,8 +129,10 @@ __global__ void post_host(uint32_t *flag, uint32_t value) {
   store_release(flag, value);
 }
 
-__global__ void await_host(const uint32_t *flag, uint32_t value, const uint32_t *give_up) {
-  wait_for(flag, value, {nullptr, give_up, INT64_MAX}, -1);
+__global__ void await_host(const uint32_t *flag, uint32_t value, uint32_t *give_up,
+                           int64_t timeout_ns) {
+  const bool came = wait_for(flag, value, patience_of(nullptr, give_up, timeout_ns), -1);
+  if (!came && load_acquire(give_up) == 0) store_release(give_up, uint32_t(ZERO1__CUDA_GAVE_UP));
 }
 
 // ---- mail ----
@@ -288,9 +290,9 @@ int zero1__cuda_post_host(uint32_t *flag, uint32_t value, zero1__cuda_stream str
   return launch(post_host, 1, 1, stream, flag, value);
 }
 
-int zero1__cuda_await_host(const uint32_t *flag, uint32_t value, const uint32_t *give_up,
-                           zero1__cuda_stream stream) {
-  return launch(await_host, 1, 1, stream, flag, value, give_up);
+int zero1__cuda_await_host(const uint32_t *flag, uint32_t value, uint32_t *give_up,
+                           int64_t timeout_ns, zero1__cuda_stream stream) {
+  return launch(await_host, 1, 1, stream, flag, value, give_up, timeout_ns);
 }
 
 int zero1__cuda_write(void *to, const void *from, size_t bytes, zero1__cuda_stream stream) {

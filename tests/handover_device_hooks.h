@@ -337,10 +337,10 @@ WRAP(int, zero1__cuda_post_host, uint32_t *flag, uint32_t value, zero1__cuda_str
   return __real_zero1__cuda_post_host(flag, value, stream);
 }
 
-WRAP(int, zero1__cuda_await_host, const uint32_t *flag, uint32_t value, const uint32_t *give_up,
-     zero1__cuda_stream stream) {
+WRAP(int, zero1__cuda_await_host, const uint32_t *flag, uint32_t value, uint32_t *give_up,
+     int64_t timeout_ns, zero1__cuda_stream stream) {
   if (hooks_here && is_removed(hooks_here, "await_host", "", "", "")) return 0;
-  return __real_zero1__cuda_await_host(flag, value, give_up, stream);
+  return __real_zero1__cuda_await_host(flag, value, give_up, timeout_ns, stream);
 }
 
 /* A record in another stream than the last one comes after that. */

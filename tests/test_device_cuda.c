@@ -27,15 +27,20 @@ static void sleep_ms(int64_t ms) {
 
 /* ---- what the tests are made of ---- */
 
-static zero1__device *make_device_of(int32_t index, void *stream) {
-  const zero1__device_config config = {ZERO1_DEVICE_CUDA, index, 1, stream};
+static zero1__device *make_device_as(const zero1__device_config *config) {
   zero1__device *device;
   zero1__error error;
   zero1__error_clear(&error);
-  const zero1_status status = zero1__device_create(&config, &device, &error);
+  const zero1_status status = zero1__device_create(config, &device, &error);
   if (status) fprintf(stderr, "%s\n", error.text);
   CHECK_STATUS(status, ZERO1_OK);
   return device;
+}
+
+static zero1__device *make_device_of(int32_t index, void *stream) {
+  const zero1__device_config config = {
+      .kind = ZERO1_DEVICE_CUDA, .index = index, .threads = 1, .stream = stream};
+  return make_device_as(&config);
 }
 
 static zero1__device *make_device(void) {
@@ -93,7 +98,7 @@ typedef struct gate {
 } gate;
 
 static void hold(zero1__device *device, zero1__stream *stream, gate *at) {
-  CHECK_EQ(zero1__cuda_await_host(&at->open, 1, &at->never, native(device, stream)), 0);
+  CHECK_EQ(zero1__cuda_await_host(&at->open, 1, &at->never, INT64_MAX, native(device, stream)), 0);
 }
 
 static void open_gate(gate *at) {
@@ -436,6 +441,73 @@ static void who_waits_gives_up(void) {
   end_device(device);
 }
 
+/* Waits of the host and of the device for each other end after twice this. */
+static zero1__device *make_impatient_device(void) {
+  const zero1__device_config config = {.kind = ZERO1_DEVICE_CUDA,
+                                       .index = -1,
+                                       .threads = 1,
+                                       .stream = ZERO1_STREAM_DEFAULT,
+                                       .timeout_seconds = 0.1};
+  return make_device_as(&config);
+}
+
+/* Its wait was given up: this is told from then on. */
+static void end_impatient_device(zero1__device *device, const char *who) {
+  zero1__error error;
+  for (int twice = 0; twice < 2; ++twice) {
+    zero1__error_clear(&error);
+    CHECK_STATUS(device->ops->check(device, &error), ZERO1_ERR_TIMEOUT);
+    CHECK(strstr(error.text, who));
+    CHECK(strstr(error.text, "not within 0.2 s"));
+    device->ops->lose(device);
+  }
+  device->ops->destroy(device);
+  CHECK_CUDA(cudaGetLastError());
+}
+
+/* The thread comes only after the stream has gone on, and so does a second stream. */
+static void a_stream_waits_for_the_host_no_longer_than_the_timeout(void) {
+  zero1__device *device = make_impatient_device();
+  zero1__stream *kernels = make_stream(device, ZERO1__STREAM_KERNELS);
+  zero1__stream *others = make_stream(device, ZERO1__STREAM_KERNELS);
+  zero1__stream *host = make_stream(device, ZERO1__STREAM_HOST_CALLS);
+  zero1__event *event = make_event(device);
+  gate at = {0};
+  device->ops->host_call(device, host, wait_for_gate, &at, NULL, 0);
+  device->ops->event_record(device, event, host);
+  device->ops->stream_wait(device, kernels, event);
+  CHECK_STATUS(device->ops->check(device, NULL), ZERO1_OK);
+  device->ops->stream_sync(device, kernels);
+  const int64_t begin_ns = zero1__now_ns();
+  device->ops->stream_wait(device, others, event);
+  device->ops->stream_sync(device, others);
+  CHECK(zero1__now_ns() - begin_ns < 10 * INT64_C(1000000000));
+  open_gate(&at);
+  device->ops->stream_destroy(device, kernels);
+  device->ops->stream_destroy(device, others);
+  device->ops->stream_destroy(device, host);
+  device->ops->event_destroy(device, event);
+  end_impatient_device(device, "a stream waited for a thread of the host");
+}
+
+static void the_host_waits_for_a_stream_no_longer_than_the_timeout(void) {
+  zero1__device *device = make_impatient_device();
+  zero1__stream *kernels = make_stream(device, ZERO1__STREAM_KERNELS);
+  zero1__stream *host = make_stream(device, ZERO1__STREAM_HOST_CALLS);
+  zero1__event *event = make_event(device);
+  gate *at = make_pinned(device, sizeof *at);
+  hold(device, kernels, at);
+  device->ops->event_record(device, event, kernels);
+  device->ops->stream_wait(device, host, event);
+  device->ops->stream_sync(device, host);
+  open_gate(at);
+  device->ops->stream_destroy(device, kernels);
+  device->ops->stream_destroy(device, host);
+  device->ops->event_destroy(device, event);
+  device->ops->pinned_free(device, at, sizeof *at);
+  end_impatient_device(device, "a thread of the host waited for a stream");
+}
+
 /* ---- captures ---- */
 
 typedef struct capture {
@@ -770,7 +842,8 @@ static void a_device_that_is_not_there_is_named(void) {
   int count;
   CHECK_CUDA(cudaGetDeviceCount(&count));
   for (int32_t index = -2; index <= count; index += count + 2) {
-    const zero1__device_config config = {ZERO1_DEVICE_CUDA, index, 1, ZERO1_STREAM_DEFAULT};
+    const zero1__device_config config = {
+        .kind = ZERO1_DEVICE_CUDA, .index = index, .threads = 1, .stream = ZERO1_STREAM_DEFAULT};
     char there[64];
     zero1__error error;
     zero1__device *device;
@@ -795,7 +868,8 @@ static void environment(const char *name, const char *value) {
 }
 
 static void check_no_device(const char *failure, const char *words, const char *more) {
-  const zero1__device_config config = {ZERO1_DEVICE_CUDA, -1, 1, ZERO1_STREAM_DEFAULT};
+  const zero1__device_config config = {
+      .kind = ZERO1_DEVICE_CUDA, .index = -1, .threads = 1, .stream = ZERO1_STREAM_DEFAULT};
   zero1__device *device;
   zero1__error error;
   zero1__error_clear(&error);
@@ -1000,7 +1074,8 @@ static void check_nothing_is_left(void) {}
 #endif
 
 static void skip_without_device(void) {
-  const zero1__device_config config = {ZERO1_DEVICE_CUDA, -1, 1, ZERO1_STREAM_DEFAULT};
+  const zero1__device_config config = {
+      .kind = ZERO1_DEVICE_CUDA, .index = -1, .threads = 1, .stream = ZERO1_STREAM_DEFAULT};
   zero1__device *device;
   zero1__error error;
   zero1__error_clear(&error);
@@ -1025,6 +1100,8 @@ int main(int argc, char **argv) {
   RUN(a_wait_is_for_the_record_of_its_call);
   RUN(a_record_in_another_stream_is_the_later_one);
   RUN(who_waits_gives_up);
+  RUN(a_stream_waits_for_the_host_no_longer_than_the_timeout);
+  RUN(the_host_waits_for_a_stream_no_longer_than_the_timeout);
   RUN(a_capture_runs_when_its_graph_is_launched);
   RUN(an_event_of_a_capture_holds_nobody_outside);
   RUN(captures_and_steps_alternate);

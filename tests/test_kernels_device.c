@@ -45,7 +45,7 @@ static void *on_device(const mirror *m, const void *memory) {
 }
 
 static void mirror_begin(mirror *m, kernel_case *c) {
-  const zero1__device_config config = {ZERO1_DEVICE_CUDA, -1, 1, NULL};
+  const zero1__device_config config = {.kind = ZERO1_DEVICE_CUDA, .index = -1, .threads = 1};
   zero1__error error = {0};
   *m = (mirror){.host = c};
   CHECK_STATUS(zero1__device_create(&config, &m->device, &error), ZERO1_OK);

@@ -161,6 +161,8 @@ static int attribute(enum cudaDeviceAttr attr, int device) {
     case cudaDevAttrHostRegisterSupported:
     case cudaDevAttrCanUseHostPointerForRegisteredMem:
       return 1;
+    case cudaDevAttrGPUDirectRDMAFlushWritesOptions:
+      return cudaFlushGPUDirectRDMAWritesOptionHost;
     default:
       return 0; /* it has nothing else */
   }
@@ -177,6 +179,17 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
   cudaError_t error = standin_enter();
   if (!error && !is_device(device)) error = cudaErrorInvalidDevice;
   if (!error && snprintf(text, (size_t)length, "0000:%02x:00.0", device + 1) >= length)
+    error = cudaErrorInvalidValue;
+  return standin_leave(error);
+}
+
+/* No network card writes the stand-in's memory: there is nothing to wait for. It says that there
+ * is, so that what would have to be called is. */
+cudaError_t cudaDeviceFlushGPUDirectRDMAWrites(enum cudaFlushGPUDirectRDMAWritesTarget target,
+                                               enum cudaFlushGPUDirectRDMAWritesScope scope) {
+  cudaError_t error = standin_enter();
+  if (!error && (target != cudaFlushGPUDirectRDMAWritesTargetCurrentDevice ||
+                 scope != cudaFlushGPUDirectRDMAWritesToOwner))
     error = cudaErrorInvalidValue;
   return standin_leave(error);
 }

@@ -369,8 +369,8 @@ int zero1__cuda_pull(const zero1__pull_job *job, zero1__cuda_stream stream) {
 /* ---- between a stream and the host ---- */
 
 typedef struct host_flag_task {
-  uint32_t *flag;
-  const uint32_t *give_up;
+  uint32_t *flag, *give_up;
+  int64_t timeout_ns;
   uint32_t value;
 } host_flag_task;
 
@@ -380,18 +380,19 @@ static void run_post_host(void *args) {
 }
 
 int zero1__cuda_post_host(uint32_t *flag, uint32_t value, zero1__cuda_stream stream) {
-  const host_flag_task task = {flag, NULL, value};
+  const host_flag_task task = {.flag = flag, .value = value};
   return launch(stream, run_post_host, &task, sizeof task);
 }
 
 static void run_await_host(void *args) {
   const host_flag_task *task = args;
-  wait_for_flag(task->flag, task->value, task->give_up, 0);
+  if (wait_for_flag(task->flag, task->value, task->give_up, task->timeout_ns) == WAIT_TIMEOUT)
+    __atomic_store_n(task->give_up, ZERO1__CUDA_GAVE_UP, __ATOMIC_RELEASE);
 }
 
-int zero1__cuda_await_host(const uint32_t *flag, uint32_t value, const uint32_t *give_up,
-                           zero1__cuda_stream stream) {
-  const host_flag_task task = {(uint32_t *)(uintptr_t)flag, give_up, value};
+int zero1__cuda_await_host(const uint32_t *flag, uint32_t value, uint32_t *give_up,
+                           int64_t timeout_ns, zero1__cuda_stream stream) {
+  const host_flag_task task = {(uint32_t *)(uintptr_t)flag, give_up, timeout_ns, value};
   return launch(stream, run_await_host, &task, sizeof task);
 }
 
