@@ -6,6 +6,7 @@
  * of ranks 0 and 1 to the shards of ranks 1 and 3, keeps the first, sends the second to rank 3,
  * gets rank 3's sum for its own shard, and adds the two in the order of nodes: (c0 + c1) + (c2 +
  * c3), which is what reduce_group = 2 means everywhere else. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "node_buffers.h"
@@ -85,14 +86,23 @@ static zero1_status open_local(hier_channel *self, zero1_comm *comm,
       (size_t)(self->node_count - 1) * *piece_bytes + *piece_bytes, error);
 }
 
+/* Every contribution by itself between any two ranks, whatever they share. */
+static zero1_status open_exchange(zero1_comm *comm, const zero1__channel_config *config,
+                                  zero1__channel **out, zero1__error *error) {
+  const zero1_status status = zero1__exchange_ops.channel_open(comm, config, out, error);
+  if (!status && !config->device->is_host)
+    snprintf(comm->note, sizeof comm->note,
+             "GPUs exchange messages: ranks of one machine do not sum their gradients first");
+  return status;
+}
+
 static zero1_status hier_open(zero1_comm *comm, const zero1__channel_config *config,
                               zero1__channel **out, zero1__error *error) {
   const zero1__wire_comm *wire_comm = (zero1__wire_comm *)comm;
   const int other_order = config->reduce_group && config->reduce_group != wire_comm->shape.size;
   /* Another order of sums than the node's needs every contribution by itself; a node's shared
    * memory is the host's. */
-  if (other_order || !config->device->is_host)
-    return zero1__exchange_ops.channel_open(comm, config, out, error);
+  if (other_order || !config->device->is_host) return open_exchange(comm, config, out, error);
   *out = NULL;
   const zero1__port port = zero1__wire_port(comm, config->timeout_seconds);
   hier_channel *self = calloc(1, sizeof *self);

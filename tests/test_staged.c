@@ -3,6 +3,7 @@
 // standin-delay: 100
 // wrap: zero1__port_send
 // wrap: zero1__port_recv
+// wrap: cudaDeviceFlushGPUDirectRDMAWrites
 // timeout: 240
 
 /* Messages between ranks whose parameters and gradients lie in memory of a device: the carrier gets
@@ -62,6 +63,19 @@ zero1_status __wrap_zero1__port_recv(const zero1__port *port, void *data, size_t
   return __real_zero1__port_recv(port, data, bytes, peer, tag, request, error);
 }
 
+/* What arrived in memory of the device may be behind kernels that were enqueued before. */
+static atomic_int flushes;
+
+cudaError_t __real_cudaDeviceFlushGPUDirectRDMAWrites(
+    enum cudaFlushGPUDirectRDMAWritesTarget target, enum cudaFlushGPUDirectRDMAWritesScope scope);
+cudaError_t __wrap_cudaDeviceFlushGPUDirectRDMAWrites(
+    enum cudaFlushGPUDirectRDMAWritesTarget target, enum cudaFlushGPUDirectRDMAWritesScope scope);
+cudaError_t __wrap_cudaDeviceFlushGPUDirectRDMAWrites(
+    enum cudaFlushGPUDirectRDMAWritesTarget target, enum cudaFlushGPUDirectRDMAWritesScope scope) {
+  atomic_fetch_add(&flushes, 1);
+  return __real_cudaDeviceFlushGPUDirectRDMAWrites(target, scope);
+}
+
 /* ---- the same bits ---- */
 
 typedef enum { STAGED, DIRECT, MIXED } carriage;
@@ -105,6 +119,7 @@ static void check_sample(uint64_t seed, carriage how) {
   atomic_store(&device_is_reached, how != STAGED);
   atomic_store(&in_device_memory, 0);
   atomic_store(&in_pinned_memory, 0);
+  atomic_store(&flushes, 0);
   for (int32_t i = 0; i < 12; ++i) {
     const promise_case what =
         promise_case_of(&sample, i, worlds[sample.columns[AXIS_WORLD][i] % 3], 1);
@@ -113,6 +128,7 @@ static void check_sample(uint64_t seed, carriage how) {
   /* What has holes is staged in any case. */
   CHECK(atomic_load(&in_pinned_memory) > 0);
   CHECK((atomic_load(&in_device_memory) > 0) == (how != STAGED));
+  CHECK((atomic_load(&flushes) > 0) == (how != STAGED));
   atomic_store(&device_is_reached, 0);
 }
 
@@ -131,6 +147,31 @@ static void a_rank_that_stages_and_one_that_does_not_understand_each_other(void)
   check_sample(23, MIXED);
 }
 #endif
+
+/* Two nodes of two. */
+static void train_noted(int32_t rank, zero1_comm *comm, void *arg) {
+  run *const self = (run *)arg;
+  CHECK(!strcmp(zero1_comm_backend(comm), "hierarchical"));
+  CHECK(!strcmp(zero1_comm_note(comm), ""));
+  trainer_run(comm, &self->what->train, &self->results[rank]);
+  CHECK_TEXT(zero1_comm_note(comm), "GPUs exchange messages");
+}
+
+static void ranks_of_a_machine_that_only_exchange_messages_say_so(void) {
+  const promise_sample sample = promise_shuffle(24, 12);
+  const promise_case what = promise_case_of(&sample, 0, 4, 1);
+  run self = {.what = &what};
+  zero1_comm_options options;
+  trainer_run_alone(&what.train, &self.reference);
+  CHECK_STATUS(zero1_comm_options_init(&options, sizeof options), ZERO1_OK);
+  options.ranks_per_node = 2;
+  check_threads(4, &options, train_noted, &self);
+  for (int32_t rank = 0; rank < 4; ++rank) {
+    promise_check_alike(&what, &self.results[rank], &self.reference);
+    trainer_result_free(&self.results[rank]);
+  }
+  trainer_result_free(&self.reference);
+}
 
 /* ---- what goes wrong ---- */
 
@@ -222,6 +263,7 @@ int main(void) {
   RUN(messages_in_memory_of_the_device_give_the_same_bits);
   RUN(a_rank_that_stages_and_one_that_does_not_understand_each_other);
 #endif
+  RUN(ranks_of_a_machine_that_only_exchange_messages_say_so);
   RUN(a_rank_that_aborts_is_told_to_its_peers);
 #if defined(ZERO1_TESTS_STANDIN)
   RUN(nothing_is_left);
