@@ -14,6 +14,14 @@ static int32_t size_of(const zero1__peer_memory *memory) {
   return memory->config.shape.size;
 }
 
+/* 0: 0. 1 byte: 2 MiB. Threads see all memory of their process as it is. */
+static void round_up(zero1__peer_memory_config *config) {
+  if (config->shape.threads || config->shape.size == 1) return;
+  for (int part = 0; part < ZERO1__PEER_PARTS; ++part)
+    config->bytes[part] =
+        (config->bytes[part] + ZERO1__SHARED_BYTES - 1) / ZERO1__SHARED_BYTES * ZERO1__SHARED_BYTES;
+}
+
 static zero1_status give(zero1__peer_memory *memory, int32_t own, zero1__error *error) {
   zero1__device *device = memory->config.device;
   for (int part = 0; part < ZERO1__PEER_PARTS; ++part) {
@@ -96,6 +104,7 @@ zero1_status zero1__peer_memory_open(zero1__lane *lane, const zero1__peer_memory
   const size_t count = ZERO1__PEER_PARTS * (size_t)config->shape.size;
   const int32_t own = lane->comm->rank - config->shape.rank_begin;
   memory->config = *config;
+  round_up(&memory->config);
   memory->bases = calloc(count, sizeof *memory->bases);
   memory->keys = calloc(count, sizeof *memory->keys);
   zero1_status status = memory->bases && memory->keys

@@ -22,8 +22,8 @@ typedef struct zero1__peer_memory_config {
 
 /** Zeroed before it is opened. */
 typedef struct zero1__peer_memory {
-  zero1__peer_memory_config config;
-  zero1__node *node; /* without flags for its users but `last` */
+  zero1__peer_memory_config config; /* with the bytes that each part really has, maybe more */
+  zero1__node *node;                /* without flags for its users but `last` */
   /* [ZERO1__PEER_PARTS][size], by part, then by rank of the node */
   void **bases;
   zero1__memory_key *keys;
