@@ -237,9 +237,18 @@ static zero1_status take_options(const zero1_comm_options *options, zero1_comm_o
                                  zero1_comm **comm, zero1__error *error) {
   zero1_status status = zero1__comm_options_take(options, taken, error);
   if (status) zero1_comm_options_init(taken, sizeof *taken);
-  if (!status) status = zero1__nccl_load(error);
   if (!status && !comm) status = zero1__fail(error, ZERO1_ERR_INVALID, "comm is NULL");
   return status;
+}
+
+/* Who the ranks of the caller's communicator are, and the GPU of this one. */
+static zero1_status ask_given(introduction *start, int *device, zero1__error *error) {
+  if (!start->given) return zero1__fail(error, ZERO1_ERR_INVALID, "nccl_comm is NULL");
+  if (zero1__nccl_load(error)) return error->status;
+  ncclResult_t result = zero1__nccl.ncclCommCount(start->given, &start->world_size);
+  if (!result) result = zero1__nccl.ncclCommUserRank(start->given, &start->rank);
+  if (!result) result = zero1__nccl.ncclCommCuDevice(start->given, device);
+  return result ? zero1__nccl_fail(error, result, "nccl_comm") : ZERO1_OK;
 }
 
 zero1_status zero1_comm_create_nccl(void *nccl_comm, const zero1_comm_options *options,
@@ -250,20 +259,8 @@ zero1_status zero1_comm_create_nccl(void *nccl_comm, const zero1_comm_options *o
   int device = 0, current = 0;
   if (comm) *comm = NULL;
   zero1__error_clear(&error);
+  if (ask_given(&start, &device, &error)) return zero1__create_done(options, error.status, &error);
   zero1_status status = take_options(options, &taken, comm, &error);
-  if (!nccl_comm) {
-    zero1__error_clear(&error);
-    status = zero1__fail(&error, ZERO1_ERR_INVALID, "nccl_comm is NULL");
-    return zero1__create_done(options, status, &error);
-  }
-  if (zero1__nccl_load(&error)) return zero1__create_done(options, error.status, &error);
-  ncclResult_t result = zero1__nccl.ncclCommCount(start.given, &start.world_size);
-  if (!result) result = zero1__nccl.ncclCommUserRank(start.given, &start.rank);
-  if (!result) result = zero1__nccl.ncclCommCuDevice(start.given, &device);
-  if (result) {
-    status = zero1__nccl_fail(&error, result, "nccl_comm");
-    return zero1__create_done(options, status, &error);
-  }
   const cudaError_t code = cudaGetDevice(&current);
   if (!code && current != device) cudaSetDevice(device);
   if (!status && current != device)
@@ -302,6 +299,7 @@ zero1_status zero1_comm_create_nccl_id(int32_t rank, int32_t world_size, const v
     status = zero1__fail(&error, ZERO1_ERR_INVALID,
                          "unique_id is NULL or has %zu bytes, where NCCL's has %zu",
                          unique_id_bytes, sizeof start.id);
+  if (!status) status = zero1__nccl_load(&error);
   if (!status) {
     memcpy(&start.id, unique_id, sizeof start.id);
     status = take_options(options, &taken, comm, &error);
@@ -342,6 +340,7 @@ zero1_status zero1_comm_create_nccl_allgather(int32_t rank, int32_t world_size,
   if (!bootstrap.takes_part) return zero1__create_done(options, status, &error);
   introduction start = {.rank = rank, .world_size = world_size, .lane = &bootstrap.lane};
   if (!status) status = take_options(options, &taken, comm, &error);
+  if (!status) status = zero1__nccl_load(&error);
   status = zero1__lane_agree(&bootstrap.lane, status, &error);
   if (!status) status = share_id(&bootstrap.lane, &start.id, &error);
   if (!status) status = create(&start, &taken, ZERO1_OK, comm, &error);

@@ -26,7 +26,7 @@ typedef struct zero1_comm zero1_comm;
 typedef int32_t (*zero1_allgather_fn)(void *context, const void *in, void *out, size_t bytes);
 
 /** How a communicator is made. Fill with zero1_comm_options_init, then change what you need. Every
- *  rank gives the same ranks_per_node and workspace_bytes. */
+ *  rank gives the same ranks_per_node, ordered and workspace_bytes. */
 typedef struct zero1_comm_options {
   size_t size; /* sizeof(zero1_comm_options), set by init */
 
@@ -38,8 +38,7 @@ typedef struct zero1_comm_options {
 
   /** NCCL: who sums the gradients. 0 (default): NCCL, in its own order and in the gradients' data
    *  type, which is faster. 1: they are exchanged as they are and summed in fp32, in rank order
-   *  (config.reduce_group), with the same bits as every other communicator's. The same on every
-   *  rank. */
+   *  (config.reduce_group), with the same bits as every other communicator's. */
   int32_t ordered;
 
   /** Bytes of receive buffers per optimizer between nodes, and of NCCL where `ordered`: bounds the
@@ -123,10 +122,11 @@ ZERO1_API zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_com
  * does, or by config.timeout_seconds.
  *
  * All four: [in] options, or NULL for the defaults; [out] comm, owned by the caller; NULL on
- * failure. ZERO1_ERR_UNSUPPORTED: this build has no NCCL. ZERO1_ERR_COMM: NCCL failed; the text is
- * its own. ZERO1_ERR_TIMEOUT: some rank did not come. ZERO1_ERR_MISMATCH: names the option that
- * differs. ZERO1_ERR_NO_DEVICE, ZERO1_ERR_DEVICE: as CUDA says. ZERO1_ERR_INVALID, _VERSION,
- * _MEMORY. */
+ * failure. ZERO1_ERR_UNSUPPORTED: this build has no NCCL, or no libnccl.so.2 was found: NCCL is
+ * loaded with the first of these calls, but for one that the program has already. ZERO1_ERR_COMM:
+ * NCCL failed; the text is its own. ZERO1_ERR_TIMEOUT: some rank did not come. ZERO1_ERR_MISMATCH:
+ * names the option that differs. ZERO1_ERR_NO_DEVICE, ZERO1_ERR_DEVICE: as CUDA says.
+ * ZERO1_ERR_INVALID, _VERSION, _MEMORY. */
 
 /** The ranks of a communicator of NCCL, which is duplicated (ncclCommSplit): the caller keeps its
  *  own, and only duplicates are ever aborted. Collective over it; nothing else may be under way on
@@ -170,7 +170,7 @@ ZERO1_API zero1_status zero1_comm_create_nccl_id(int32_t rank, int32_t world_siz
 /** An id for zero1_comm_create_nccl_id. Not collective: one rank makes it, and sends it to the
  *  others.
  *  [out] unique_id  [unique_id_bytes], which is ZERO1_NCCL_ID_BYTES
- *  ZERO1_ERR_INVALID: NULL, or another size. ZERO1_ERR_UNSUPPORTED: this build has no NCCL.
+ *  ZERO1_ERR_INVALID: NULL, or another size. ZERO1_ERR_UNSUPPORTED: there is no NCCL, as above.
  *  ZERO1_ERR_COMM: NCCL failed. */
 ZERO1_API zero1_status zero1_nccl_unique_id(void *unique_id, size_t unique_id_bytes);
 
