@@ -125,12 +125,18 @@ static int64_t ended_now(const zero1__told *told) {
   return __atomic_load_n(&told->ended, __ATOMIC_ACQUIRE);
 }
 
-/* A copy that is of one tell alone. */
-static zero1__told read_told(const zero1__told *told) {
-  zero1__told copy;
-  while (!zero1__told_read(told, &copy)) {
+/* A copy that is of one tell alone. 0: there will be none, for the device failed within a tell. */
+static int read_told(zero1__schedule *schedule, zero1__told *copy) {
+  zero1__device *device = schedule->device;
+  int64_t next_ns = zero1__now_ns() + ZERO1__LOOK_NS;
+  while (!zero1__told_read(schedule->by_device->told, copy)) {
+    if (zero1__now_ns() < next_ns) continue;
+    next_ns = zero1__now_ns() + ZERO1__LOOK_NS;
+    if (!device->ops->check(device, NULL)) continue;
+    zero1__schedule_check(schedule);
+    return 0;
   }
-  return copy;
+  return 1;
 }
 
 static zero1__outcome outcome_of(const zero1__schedule *schedule, const zero1__decision *decision) {
@@ -151,8 +157,8 @@ void zero1__device_known(zero1__schedule *schedule) {
 
 void zero1__device_look(zero1__schedule *schedule) {
   zero1__device_agreement *agreement = schedule->by_device;
-  if (!ended_now(agreement->told)) return;
-  const zero1__told told = read_told(agreement->told);
+  zero1__told told;
+  if (!ended_now(agreement->told) || !read_told(schedule, &told)) return;
   schedule->count = told.count;
   schedule->outcome = outcome_of(schedule, &told.decision);
   if (told.failed_ticket <= agreement->seen_failed) return;
@@ -255,7 +261,8 @@ static void upload_biases(zero1__schedule *schedule, zero1__stream *stream, int 
   zero1__device_agreement *agreement = schedule->by_device;
   if (agreement->tickets - ended_now(agreement->told) > STEPS_AHEAD)
     await_ticket(schedule, agreement->tickets - STEPS_AHEAD);
-  const zero1__told told = read_told(agreement->told);
+  zero1__told told;
+  if (!read_told(schedule, &told)) return;
   const int64_t last = told.count + (agreement->tickets - told.ended) + 1;
   if (!all && last <= agreement->bias_end) return;
   const int64_t begin = all ? told.count + 1 : agreement->bias_end + 1;

@@ -422,6 +422,7 @@ zero1_status zero1__node_device_lane_open(zero1_comm *comm, zero1__device *devic
     self->timeout_ns = zero1__seconds_ns(timeout_seconds);
     self->channel = channel_of_step(comm, step);
     status = zero1__peer_memory_open(comm->lane, &memory, &self->mailboxes, error);
+    self->base.other_bytes = self->mailboxes.config.bytes[0] + table_bytes(comm) + sizeof(uint32_t);
   }
   if (!status) status = zero1__lane_agree(comm->lane, furnish_lane(self, error), error);
   if (!status) {

@@ -54,9 +54,10 @@ struct zero1__lane {
 struct zero1__device_lane {
   zero1_comm *comm;
   zero1__device *device;
-  zero1__step *step; /* where a lost peer is noted, in memory of the device */
-  size_t bytes;      /* a multiple of 16 */
-  void *mine, *all;  /* [bytes] and [world_size * bytes]; memory of the device, owned */
+  zero1__step *step;    /* where a lost peer is noted, in memory of the device */
+  size_t bytes;         /* a multiple of 16 */
+  void *mine, *all;     /* [bytes] and [world_size * bytes]; memory of the device, owned */
+  uint64_t other_bytes; /* of the device, for the comm's own use */
 };
 
 /** Sums over this node's ranks that go to one other node (hierarchical only). */
