@@ -101,6 +101,13 @@ static zero1_status exchange_open(zero1_comm *comm, const zero1__channel_config 
   return status;
 }
 
+/* Copies from and to a device that has failed did nothing, and say nothing. */
+static zero1_status check_copies(const zero1__channel *channel, zero1_status status,
+                                 zero1__error *error) {
+  zero1__device *device = channel->config.device;
+  return status || device->is_host ? status : device->ops->check(device, error);
+}
+
 static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint32_t epoch,
                                    zero1__error *error) {
   zero1__wire_channel *self = self_of(channel);
@@ -110,6 +117,9 @@ static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint3
   const size_t each = zero1__dtype_bytes(channel->config.grad_dtype);
   const int32_t world = channel->comm->world_size, rank = channel->comm->rank;
   (void)epoch;
+  /* Who waits for a device that has failed comes too early: its kernels may still read the slot. */
+  const zero1_status usable = check_copies(channel, ZERO1_OK, error);
+  if (usable) return usable;
   for (int32_t i = 1; i < world; ++i) {
     const int32_t to = (rank + i) % world, from = (rank - i + world) % world;
     const int64_t theirs = zero1__layout_shard(layout, chunk->bucket, to).begin;
@@ -125,13 +135,6 @@ static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint3
     if (status) return status;
   }
   return ZERO1_OK;
-}
-
-/* Copies from and to a device that has failed did nothing, and say nothing. */
-static zero1_status check_copies(const zero1__channel *channel, zero1_status status,
-                                 zero1__error *error) {
-  zero1__device *device = channel->config.device;
-  return status || device->is_host ? status : device->ops->check(device, error);
 }
 
 static zero1_status exchange_end(zero1__channel *channel, int64_t index, uint32_t epoch,

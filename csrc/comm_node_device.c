@@ -374,7 +374,7 @@ static void part_early_if_lost(device_lane *self) {
   int32_t is_lost = 0;
   zero1__error why;
   device->ops->transfer(device, &is_lost, &self->base.step->lost, sizeof is_lost);
-  if (!is_lost) return;
+  if (!is_lost && !device->ops->check(device, NULL)) return;
   zero1__error_clear(&why);
   zero1__fail(&why, ZERO1_ERR_ABORTED, "aborted");
   zero1__node_abort(self->mailboxes.node, &why);

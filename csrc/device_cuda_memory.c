@@ -105,10 +105,11 @@ void zero1__cuda_pinned_free(zero1__device *device, void *memory, size_t bytes) 
   zero1__cuda_leave(&guard);
 }
 
-/* In a stream of its own: in any other, it would wait for what is there already. */
+/* In a stream of its own: in any other, it would wait for what is there already. Not where waits
+ * have failed: who calls may have come here too early. */
 void zero1__cuda_transfer(zero1__device *device, void *to, const void *from, size_t bytes) {
   zero1__cuda *cuda = zero1__cuda_of(device);
-  if (!bytes) return;
+  if (!bytes || __atomic_load_n(&cuda->failed, __ATOMIC_ACQUIRE)) return;
   const zero1__cuda_guard guard = zero1__cuda_enter_relaxed(cuda);
   pthread_mutex_lock(&cuda->own_mutex);
   cudaError_t result = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, cuda->own_stream);

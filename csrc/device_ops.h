@@ -61,7 +61,7 @@ typedef struct zero1__device_ops {
                                zero1__error *error);
   void (*pinned_free)(zero1__device *device, void *memory, size_t bytes);
   /** Copies between any memories; the calling thread, any thread, waits until it is done, and for
-   *  nothing else. */
+   *  nothing else. Nothing is copied once check has a failure to tell. */
   void (*transfer)(zero1__device *device, void *to, const void *from, size_t bytes);
 
   /** kind: ZERO1__STREAM_. */
