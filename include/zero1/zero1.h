@@ -33,7 +33,10 @@
  * asks for them. So an error of a step is returned by the first call that finds out, by info at the
  * latest. Where ranks communicate through the host (zero1_comm_backend "exchange" or
  * "hierarchical", or zero1_comm_note says that GPUs exchange messages), the first gradient of a
- * step waits for the step before, and steps cannot be captured into graphs.
+ * step waits for the step before, step waits for its verdict where there are more than 64 buckets
+ * (more than the GPU's queues should hold back), and steps cannot be captured into graphs. A GPU
+ * and a thread of the library that wait for each other longer than twice the timeout, a long
+ * backward pass included, give up with ZERO1_ERR_TIMEOUT. Streams outlive the optimizer.
  *
  * Kernels of a step wait for the peers' kernels. Where ranks are threads of one process, or two
  * optimizers share a GPU, what waits for the whole device (cudaFree, often cudaMalloc, and the
