@@ -55,13 +55,15 @@ static zero1_status go_on(const loss *at, zero1_optimizer *optimizer) {
 }
 
 /* The lost rank's own way to there. */
-static void come_to(const loss *at, zero1_optimizer *optimizer) {
+static zero1_status come_to(const loss *at, zero1_optimizer *optimizer) {
+  zero1_status status = ZERO1_OK;
   if (at->when == AT_BACKWARD)
-    CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 2, device_thread_stream()), ZERO1_OK);
+    status = zero1_optimizer_grad_ready(optimizer, 2, device_thread_stream());
   if (at->when == AT_STEP || at->when == AT_WAIT || at->when == AT_REDUCED)
-    CHECK_STATUS(misuse_backward(optimizer), ZERO1_OK);
-  if (at->when == AT_WAIT) CHECK_STATUS(zero1_optimizer_step(optimizer), ZERO1_OK);
-  if (at->when == AT_REDUCED) CHECK_STATUS(zero1_optimizer_reduce_grads(optimizer), ZERO1_OK);
+    status = misuse_backward(optimizer);
+  if (!status && at->when == AT_WAIT) status = zero1_optimizer_step(optimizer);
+  if (!status && at->when == AT_REDUCED) status = zero1_optimizer_reduce_grads(optimizer);
+  return status;
 }
 
 static void check_spent(zero1_optimizer *optimizer, zero1_status status) {
@@ -127,7 +129,7 @@ static void rank_is_lost(int32_t rank, zero1_comm *comm, void *arg) {
   CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), ZERO1_OK);
   pthread_barrier_wait(&at->barrier);
   if (rank == LOST) {
-    come_to(at, optimizer);
+    CHECK_STATUS(come_to(at, optimizer), ZERO1_OK);
     if (at->how == ABORTS) sleep_ms(30); /* the peers wait already, or nearly */
     lose(at, &optimizer);
   } else {
@@ -250,7 +252,10 @@ static void rank_leaves_too(int32_t rank, zero1_comm *comm, void *arg) {
   CHECK_STATUS(create(at, comm, &optimizer), ZERO1_OK);
   if (at->when != AT_CREATE) {
     CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), ZERO1_OK);
-    come_to(at, optimizer);
+    /* Who leaves in the middle of a step aborts it; on a device that is heard before the next step.
+     */
+    const zero1_status status = come_to(at, optimizer);
+    CHECK(!status || (device_is_cuda() && status == ZERO1_ERR_ABORTED));
   }
   if (rank == LOST) sleep_ms(10);
   zero1_optimizer_destroy(&optimizer);
