@@ -37,6 +37,11 @@ zero1_status zero1__optimizer_usable(zero1_optimizer *optimizer);
 /** The library's handle of a stream that the caller gave; NULL with ZERO1_ERR_INVALID noted. */
 zero1__stream *zero1__optimizer_stream(zero1_optimizer *optimizer, const void *stream);
 
+/** ZERO1_ERR_STATE where a graph is being captured, in which no call may wait. `call`: for the
+ * text.
+ */
+zero1_status zero1__optimizer_may_wait(zero1_optimizer *optimizer, const char *call);
+
 /** The error of the last step, where it had one that the caller does not know yet; call when the
  *  verdict is there. A failure that spends the handle is told every time. */
 zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer);

@@ -183,6 +183,7 @@ zero1_status zero1_optimizer_owned_count(zero1_optimizer *optimizer, int64_t *co
 zero1_status zero1_optimizer_owned(zero1_optimizer *optimizer, int64_t first, int64_t count,
                                    zero1_owned *owned, size_t owned_bytes) {
   zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = zero1__optimizer_may_wait(optimizer, "owned");
   if (status) return status;
   const int64_t all = visit_owned(optimizer, NULL, NULL);
   if (first < 0 || count < 0 || first > all || count > all - first || (count && !owned))
@@ -209,7 +210,8 @@ static uint64_t of_device(const zero1_optimizer *optimizer) {
   uint64_t bytes = (uint64_t)layout->trainable_blocks * 2 * sizeof(int32_t) +
                    (uint64_t)layout->slot_count * sizeof(zero1__slot) + sizeof(zero1__step);
   for (int i = 0; i < 2; ++i)
-    if (lanes[i]) bytes += lanes[i]->bytes * (1 + (uint64_t)lanes[i]->comm->world_size);
+    if (lanes[i])
+      bytes += lanes[i]->bytes * (1 + (uint64_t)lanes[i]->comm->world_size) + lanes[i]->other_bytes;
   return bytes;
 }
 

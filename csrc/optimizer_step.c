@@ -247,6 +247,7 @@ zero1_status zero1_optimizer_replay(zero1_optimizer *optimizer, void *stream) {
 zero1_status zero1_optimizer_drop_grads(zero1_optimizer *optimizer) {
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (!status) status = zero1__optimizer_usable(optimizer);
+  if (!status) status = zero1__optimizer_may_wait(optimizer, "drop_grads");
   if (!status) status = run(optimizer, ZERO1__CAME_TO_DROP);
   if (status) return status;
   status = finish(optimizer);
@@ -256,9 +257,11 @@ zero1_status zero1_optimizer_drop_grads(zero1_optimizer *optimizer) {
 
 zero1_status zero1_optimizer_info(zero1_optimizer *optimizer, zero1_info *info, size_t info_bytes) {
   zero1_status status = zero1__optimizer_enter(optimizer);
+  if (!status) status = zero1__optimizer_may_wait(optimizer, "info");
   if (status) return status;
-  optimizer->schedule.told = 0;
-  status = finish(optimizer);
+  (void)finish(optimizer);
+  optimizer->schedule.told = 0; /* it is told here, whoever was told before */
+  status = zero1__optimizer_outcome(optimizer);
   const zero1__schedule *schedule = &optimizer->schedule;
   const zero1__outcome *outcome = &schedule->outcome;
   zero1_info known = {

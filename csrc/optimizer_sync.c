@@ -15,6 +15,7 @@ static void settle_caller(zero1_optimizer *optimizer) {
 static zero1_status begin_collective(zero1_optimizer *optimizer, const char *call) {
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (!status) status = zero1__optimizer_usable(optimizer);
+  if (!status) status = zero1__optimizer_may_wait(optimizer, call);
   if (status) return status; /* a failed channel has no peers to agree with */
   zero1__schedule_finish(&optimizer->schedule);
   settle_caller(optimizer);
