@@ -12,6 +12,7 @@ int main(void) {
 }
 #else
   #include <nccl.h>
+  #include <signal.h>
   #include <sys/mman.h>
   #include <sys/wait.h>
   #include <time.h>
@@ -506,6 +507,37 @@ static void capture_step(trainer *self, void *const *inputs, cudaGraphExec_t *ex
   CHECK_CUDA(cudaGraphDestroy(recorded));
 }
 
+/* ncclCommDestroy would wait for the graph without end. */
+static void forget_graph(zero1_comm *comm, void *arg) {
+  trainer_case what = base;
+  trainer self;
+  void *inputs[PARAMS];
+  cudaGraphExec_t exec;
+  (void)arg;
+  what.streams = 1;
+  trainer_begin(&self, &what, comm);
+  for (int32_t i = 0; i < PARAMS; ++i)
+    CHECK_CUDA(cudaMalloc(&inputs[i], trainer_grad_bytes(&what, i) + 16));
+  enqueue_step(&self, inputs);
+  CHECK_EQ(trainer_info(&self).count, 1);
+  capture_step(&self, inputs, &exec);
+  trainer_end(&self);
+}
+
+static void a_graph_that_outlives_its_optimizer_is_seen(void) {
+  int code;
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (!child) {
+    const zero1_comm_options options = options_of(0);
+    CHECK(freopen("/dev/null", "w", stderr));
+    run_ranks(2, &options, forget_graph, NULL);
+    _exit(0);
+  }
+  CHECK_EQ(waitpid(child, &code, 0), child);
+  CHECK(WIFSIGNALED(code) && WTERMSIG(code) == SIGABRT);
+}
+
 static void use_graph(zero1_comm *comm, void *arg) {
   trainer_case what = base;
   trainer plain, captured;
@@ -722,6 +754,7 @@ static void an_optimizer_that_nccl_cannot_serve_is_refused(void) {
 int main(void) {
   setenv("ZERO1_STANDIN_DEVICES", "4", 1); /* one for each rank, as NCCL would have it */
   RUN(a_rank_whose_process_dies_is_missed_at_once);
+  RUN(a_graph_that_outlives_its_optimizer_is_seen);
   device_skip_without();
   RUN(arguments_are_checked);
   RUN(a_callers_allgather_introduces_the_ranks);

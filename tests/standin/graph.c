@@ -47,6 +47,7 @@ cudaError_t standin_graph_create(cudaGraph_t *graph) {
 
 void standin_graph_destroy(cudaGraph_t graph) {
   for (int32_t i = 0; i < graph->node_count; ++i) {
+    standin_held(graph->nodes[i], -1);
     standin_places_clear(&graph->nodes[i]->needs);
     free(graph->nodes[i]);
   }
@@ -79,6 +80,7 @@ cudaError_t standin_graph_add(cudaGraph_t graph, const standin_node *node, const
     return cudaErrorMemoryAllocation;
   }
   graph->nodes[graph->node_count++] = copy;
+  standin_held(copy, 1);
   if (graph->lane_count <= node->lane) graph->lane_count = node->lane + 1;
   return cudaSuccess;
 }

@@ -1,14 +1,14 @@
 /* The stand-in NCCL: IT IS NO NCCL, and no figure measured over it says anything about one. It has
  * the symbols of NCCL's functions that zero1 calls, declared by the real nccl.h, and is linked
- * where libnccl would be. This file has the communicators; nccl_collectives.c what runs in streams.
+ * where libnccl would be. This file has the communicators; nccl_calls.c the calls and groups of
+ * them, nccl_collectives.c what runs in streams, nccl_shared.c what ranks share.
  *
  * What it is for is order and failure. A communicator that does not block answers ncclInProgress to
  * every call, and enqueues it only when it is asked once more; whoever calls it before that, or
  * when it is gone, is told so on stderr. A collective whose ranks do not all come holds its stream
  * back until it is aborted; nobody tells the peers of an abort. Two operations of one communicator
- * that no stream or event orders are a failure. */
-#include <errno.h>
-#include <fcntl.h>
+ * that no stream or event orders are a failure. One that a captured graph still holds when its
+ * communicator is destroyed ends the program, where NCCL would wait for ever. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,89 +35,14 @@ void standin_nccl_pause(void) {
   nanosleep(&time, NULL);
 }
 
-static ncclResult_t fail(ncclResult_t result, const char *why) {
+ncclResult_t standin_nccl_fail(ncclResult_t result, const char *why) {
   snprintf(last_error, sizeof last_error, "%s", why);
   return result;
 }
 
-/* A program that does this may crash with NCCL. */
-static _Noreturn void misused(const char *call, const char *why) {
+_Noreturn void standin_nccl_misused(const char *call, const char *why) {
   fprintf(stderr, "the stand-in NCCL: %s: %s\n", call, why);
   abort();
-}
-
-size_t standin_nccl_bytes(ncclDataType_t dtype) {
-  switch (dtype) {
-    case ncclInt8:
-    case ncclUint8:
-      return 1;
-    case ncclFloat16:
-    case ncclBfloat16:
-      return 2;
-    case ncclInt64:
-    case ncclUint64:
-    case ncclFloat64:
-      return 8;
-    default:
-      return 4;
-  }
-}
-
-/* ---- groups: one mapping per process, so that threads see each other through it ---- */
-
-typedef struct mapping {
-  struct mapping *next;
-  char name[STANDIN_NCCL_NAME];
-  standin_group *group;
-  int32_t users;
-} mapping;
-
-static pthread_mutex_t mappings_mutex = PTHREAD_MUTEX_INITIALIZER;
-static mapping *mappings;
-
-static standin_group *map_group(const char *name) {
-  const int fd = shm_open(name, O_RDWR | O_CREAT, 0600);
-  void *base = MAP_FAILED;
-  if (fd < 0) return NULL;
-  if (!ftruncate(fd, sizeof(standin_group)))
-    base = mmap(NULL, sizeof(standin_group), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  close(fd);
-  return base == MAP_FAILED ? NULL : base;
-}
-
-static standin_group *group_open(const char *name) {
-  pthread_mutex_lock(&mappings_mutex);
-  mapping *found = mappings;
-  while (found && strcmp(found->name, name)) found = found->next;
-  if (!found) {
-    found = calloc(1, sizeof *found);
-    if (found && !(found->group = map_group(name))) {
-      free(found);
-      found = NULL;
-    }
-    if (found) {
-      snprintf(found->name, sizeof found->name, "%s", name);
-      found->next = mappings;
-      mappings = found;
-    }
-  }
-  if (found) ++found->users;
-  pthread_mutex_unlock(&mappings_mutex);
-  return found ? found->group : NULL;
-}
-
-static void group_close(const char *name) {
-  pthread_mutex_lock(&mappings_mutex);
-  mapping **at = &mappings;
-  while (strcmp((*at)->name, name)) at = &(*at)->next;
-  mapping *found = *at;
-  if (--found->users == 0) {
-    *at = found->next;
-    munmap(found->group, sizeof *found->group);
-    shm_unlink(name); /* a second time, mostly */
-    free(found);
-  }
-  pthread_mutex_unlock(&mappings_mutex);
 }
 
 /* ---- joining ---- */
@@ -142,10 +67,10 @@ static ncclResult_t comm_create(const char *name, int32_t rank, int32_t world, b
   struct ncclComm *comm = calloc(1, sizeof *comm);
   if (!comm) return ncclSystemError;
   comm->magic = MAGIC;
-  comm->group = group_open(name);
+  comm->group = standin_nccl_group_open(name);
   if (!comm->group) {
     free(comm);
-    return fail(ncclSystemError, "no shared memory");
+    return standin_nccl_fail(ncclSystemError, "no shared memory");
   }
   pthread_mutex_init(&comm->mutex, NULL);
   snprintf(comm->name, sizeof comm->name, "%s", name);
@@ -155,6 +80,7 @@ static ncclResult_t comm_create(const char *name, int32_t rank, int32_t world, b
   comm->device = device;
   comm->joining = true;
   read_failure(comm);
+  standin_nccl_count_held();
   atomic_fetch_add(&live_comms, 1);
   comm->next = atomic_load(&all_comms);
   while (!atomic_compare_exchange_weak(&all_comms, &comm->next, comm)) {
@@ -173,7 +99,8 @@ static ncclResult_t check_devices(ncclComm_t comm) {
   for (int32_t i = 0; i < comm->world; ++i)
     for (int32_t j = 0; j < i; ++j)
       if (atomic_load(&comm->group->seats[i].device) == atomic_load(&comm->group->seats[j].device))
-        return fail(ncclInvalidUsage, "Duplicate GPU detected : two ranks are on one CUDA device");
+        return standin_nccl_fail(ncclInvalidUsage,
+                                 "Duplicate GPU detected : two ranks are on one CUDA device");
   return ncclSuccess;
 }
 
@@ -229,8 +156,7 @@ static ncclResult_t progress_noted(ncclComm_t comm) {
   return result;
 }
 
-/* Of a call that has left something to do. The mutex is held; it ends with it. */
-static ncclResult_t leave(ncclComm_t comm) {
+ncclResult_t standin_nccl_leave(ncclComm_t comm) {
   ncclResult_t result = ncclInProgress;
   if (!comm->blocking) comm->polls = ALIVE_POLLS;
   while (comm->blocking && (result = progress_noted(comm)) == ncclInProgress) {
@@ -242,19 +168,18 @@ static ncclResult_t leave(ncclComm_t comm) {
   return result;
 }
 
-static void check_handle(ncclComm_t comm, const char *call) {
-  if (!comm || comm->magic != MAGIC) misused(call, "this is no communicator");
-  if (atomic_load(&comm->gone)) misused(call, "the communicator is gone");
+void standin_nccl_check(ncclComm_t comm, const char *call) {
+  if (!comm || comm->magic != MAGIC) standin_nccl_misused(call, "this is no communicator");
+  if (atomic_load(&comm->gone)) standin_nccl_misused(call, "the communicator is gone");
 }
 
-/* Takes the mutex where all is well. */
-static ncclResult_t enter(ncclComm_t comm, const char *call) {
-  check_handle(comm, call);
+ncclResult_t standin_nccl_enter(ncclComm_t comm, const char *call) {
+  standin_nccl_check(comm, call);
   pthread_mutex_lock(&comm->mutex);
   ncclResult_t result = atomic_load(&comm->error);
   if (!result && (comm->joining || comm->split_to || comm->pending_count)) {
     fprintf(stderr, "the stand-in NCCL: %s: the communicator is still in progress\n", call);
-    result = fail(ncclInvalidUsage, "a communicator in progress");
+    result = standin_nccl_fail(ncclInvalidUsage, "a communicator in progress");
   }
   if (result) pthread_mutex_unlock(&comm->mutex);
   return result;
@@ -281,18 +206,18 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId i
   char name[STANDIN_NCCL_NAME];
   int device;
   *comm = NULL;
-  if (cudaGetDevice(&device)) return fail(ncclUnhandledCudaError, "no CUDA device");
+  if (cudaGetDevice(&device)) return standin_nccl_fail(ncclUnhandledCudaError, "no CUDA device");
   if (nranks < 1 || nranks > STANDIN_NCCL_RANKS || rank < 0 || rank >= nranks)
-    return fail(ncclInvalidArgument, "the stand-in has 1 to 8 ranks");
+    return standin_nccl_fail(ncclInvalidArgument, "the stand-in has 1 to 8 ranks");
   id.internal[STANDIN_NCCL_NAME - 1] = 0;
   if (strncmp(id.internal, "/zero1-no-nccl-", 15))
-    return fail(ncclInvalidArgument, "this is no id");
+    return standin_nccl_fail(ncclInvalidArgument, "this is no id");
   snprintf(name, sizeof name, "%.95s", id.internal);
   const bool blocking = !config || config->blocking != 0;
   const ncclResult_t result = comm_create(name, rank, nranks, blocking, device, comm);
   if (result) return result;
   pthread_mutex_lock(&(*comm)->mutex);
-  return leave(*comm);
+  return standin_nccl_leave(*comm);
 }
 
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int nranks, ncclUniqueId id, int rank) {
@@ -301,7 +226,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t *comm, int nranks, ncclUniqueId id, int
 
 ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *child,
                            ncclConfig_t *config) {
-  ncclResult_t result = enter(comm, "ncclCommSplit");
+  ncclResult_t result = standin_nccl_enter(comm, "ncclCommSplit");
   if (result) return result;
   const uint64_t number = ++comm->splits;
   standin_seat *seat = &comm->group->seats[comm->rank];
@@ -311,7 +236,7 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *chil
   atomic_store(&seat->split_color[number % 2], color);
   atomic_store(&seat->split_key[number % 2], key);
   atomic_store(&seat->split_arrived, number);
-  result = leave(comm);
+  result = standin_nccl_leave(comm);
   while (!result && *child &&
          comm->blocking) { /* nor does a parent that blocks give an unready one */
     pthread_mutex_lock(&(*child)->mutex);
@@ -325,19 +250,27 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *chil
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state) {
-  check_handle(comm, "ncclCommGetAsyncError");
+  standin_nccl_check(comm, "ncclCommGetAsyncError");
   pthread_mutex_lock(&comm->mutex);
   *state = atomic_load(&comm->error);
   if (!*state) *state = atomic_load(&comm->group->error);
-  if (*state) fail(*state, "the stand-in was told to fail, or was misused");
+  if (*state) standin_nccl_fail(*state, "the stand-in was told to fail, or was misused");
   if (!*state) *state = progress_noted(comm);
   pthread_mutex_unlock(&comm->mutex);
   return ncclSuccess;
 }
 
+/* NCCL waits for the graphs that hold its operations, without end. */
+static void check_held(ncclComm_t comm, const char *call) {
+  if (atomic_load(&comm->held) > 0)
+    standin_nccl_misused(call, "a graph that lives holds its collectives");
+}
+
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
-  const ncclResult_t result = enter(comm, "ncclCommFinalize");
-  return result ? result : leave(comm);
+  standin_nccl_check(comm, "ncclCommFinalize");
+  check_held(comm, "ncclCommFinalize");
+  const ncclResult_t result = standin_nccl_enter(comm, "ncclCommFinalize");
+  return result ? result : standin_nccl_leave(comm);
 }
 
 /* Handles stay recognisable; the group goes with its last user. */
@@ -346,39 +279,41 @@ static void bury(ncclComm_t comm) {
   atomic_store(&comm->gone, true);
   pthread_mutex_unlock(&comm->mutex);
   while (atomic_load(&comm->running)) standin_nccl_pause();
-  group_close(comm->name);
+  standin_nccl_group_close(comm->name);
   atomic_fetch_sub(&live_comms, 1);
 }
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
-  check_handle(comm, "ncclCommDestroy");
+  standin_nccl_check(comm, "ncclCommDestroy");
   for (int i = 0; i < STANDIN_NCCL_REGISTERED; ++i)
-    if (comm->registered[i]) misused("ncclCommDestroy", "a buffer is still registered");
+    if (comm->registered[i])
+      standin_nccl_misused("ncclCommDestroy", "a buffer is still registered");
+  check_held(comm, "ncclCommDestroy");
   while (atomic_load(&comm->running)) standin_nccl_pause();
   bury(comm);
   return ncclSuccess;
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
-  check_handle(comm, "ncclCommAbort");
+  standin_nccl_check(comm, "ncclCommAbort");
   bury(comm);
   return ncclSuccess;
 }
 
 ncclResult_t ncclCommCount(const ncclComm_t comm, int *count) {
-  check_handle(comm, "ncclCommCount");
+  standin_nccl_check(comm, "ncclCommCount");
   *count = comm->world;
   return ncclSuccess;
 }
 
 ncclResult_t ncclCommUserRank(const ncclComm_t comm, int *rank) {
-  check_handle(comm, "ncclCommUserRank");
+  standin_nccl_check(comm, "ncclCommUserRank");
   *rank = comm->rank;
   return ncclSuccess;
 }
 
 ncclResult_t ncclCommCuDevice(const ncclComm_t comm, int *device) {
-  check_handle(comm, "ncclCommCuDevice");
+  standin_nccl_check(comm, "ncclCommCuDevice");
   *device = comm->device;
   return ncclSuccess;
 }
@@ -405,7 +340,7 @@ const char *ncclGetLastError(ncclComm_t comm) {
 ncclResult_t ncclMemAlloc(void **memory, size_t bytes) {
   *memory = NULL;
   return standin_malloc_unshareable(memory, bytes)
-             ? fail(ncclUnhandledCudaError, "Cuda failure 2 'out of memory'")
+             ? standin_nccl_fail(ncclUnhandledCudaError, "Cuda failure 2 'out of memory'")
              : ncclSuccess;
 }
 
@@ -415,25 +350,25 @@ ncclResult_t ncclMemFree(void *memory) {
 
 /* A registration is only counted; it goes with its communicator at the latest. */
 static ncclResult_t add_registration(ncclComm_t comm, const char *call, void **handle) {
-  const ncclResult_t result = enter(comm, call);
+  const ncclResult_t result = standin_nccl_enter(comm, call);
   int at = 0;
   if (result) return result;
   while (at < STANDIN_NCCL_REGISTERED && comm->registered[at]) ++at;
-  if (at == STANDIN_NCCL_REGISTERED) misused(call, "too many registrations");
+  if (at == STANDIN_NCCL_REGISTERED) standin_nccl_misused(call, "too many registrations");
   comm->registered[at] = 1;
   *handle = &comm->registered[at];
-  return leave(comm);
+  return standin_nccl_leave(comm);
 }
 
 static ncclResult_t remove_registration(ncclComm_t comm, const char *call, void *handle) {
-  const ncclResult_t result = enter(comm, call);
+  const ncclResult_t result = standin_nccl_enter(comm, call);
   char *registered = handle;
   if (result) return result;
   if (registered < comm->registered || registered >= comm->registered + STANDIN_NCCL_REGISTERED ||
       !*registered)
-    misused(call, "this is no registration of the communicator");
+    standin_nccl_misused(call, "this is no registration of the communicator");
   *registered = 0;
-  return leave(comm);
+  return standin_nccl_leave(comm);
 }
 
 ncclResult_t ncclCommRegister(const ncclComm_t comm, void *buffer, size_t bytes, void **handle) {
@@ -459,108 +394,3 @@ ncclResult_t ncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t window) {
   return remove_registration(comm, "ncclCommWindowDeregister", window);
 }
 #endif
-
-/* ---- collectives and groups of them ---- */
-
-typedef struct queued {
-  ncclComm_t comm;
-  cudaStream_t stream;
-  standin_call call;
-} queued;
-
-static _Thread_local int32_t depth, queue_count;
-static _Thread_local queued queue[4 * STANDIN_NCCL_PENDING];
-
-/* Calls that are one operation: sends and receives together, or collectives one after another. */
-static ncclResult_t issue(ncclComm_t comm, const standin_call *calls, int32_t count,
-                          cudaStream_t stream) {
-  const ncclResult_t result = enter(comm, "a collective");
-  if (result) return result;
-  memcpy(comm->pending.calls, calls, (size_t)count * sizeof *calls);
-  comm->pending.stream = stream;
-  comm->pending_count = count;
-  return leave(comm);
-}
-
-static ncclResult_t submit(ncclComm_t comm, cudaStream_t stream, standin_call call) {
-  check_handle(comm, "a collective");
-  if (!depth) return issue(comm, &call, 1, stream);
-  if (queue_count == 4 * STANDIN_NCCL_PENDING) return fail(ncclInvalidUsage, "a group too large");
-  queue[queue_count++] = (queued){comm, stream, call};
-  return ncclSuccess;
-}
-
-static bool is_message(const standin_call *call) {
-  return call->kind == STANDIN_SEND || call->kind == STANDIN_RECV;
-}
-
-/* Takes what belongs to the operation of the first that is left. */
-static int32_t take_operation(queued *left, int32_t *left_count, standin_call *calls) {
-  const queued first = left[0];
-  int32_t count = 0, kept = 0;
-  for (int32_t i = 0; i < *left_count; ++i) {
-    const bool same = is_message(&first.call) == is_message(&left[i].call) &&
-                      left[i].comm == first.comm && left[i].stream == first.stream;
-    if (same && count < STANDIN_NCCL_PENDING)
-      calls[count++] = left[i].call;
-    else
-      left[kept++] = left[i];
-  }
-  *left_count = kept;
-  return count;
-}
-
-/* nccl.h declares these without a prototype. */
-ncclResult_t ncclGroupStart(void);
-ncclResult_t ncclGroupEnd(void);
-
-ncclResult_t ncclGroupStart(void) {
-  ++depth;
-  return ncclSuccess;
-}
-
-ncclResult_t ncclGroupEnd(void) {
-  ncclResult_t result = ncclSuccess;
-  if (depth == 0) misused("ncclGroupEnd", "there is no group");
-  if (--depth > 0) return ncclSuccess;
-  while (queue_count > 0) {
-    standin_call calls[STANDIN_NCCL_PENDING];
-    const queued first = queue[0];
-    const int32_t count = take_operation(queue, &queue_count, calls);
-    const ncclResult_t issued = issue(first.comm, calls, count, first.stream);
-    if (!result || result == ncclInProgress) result = issued ? issued : result;
-  }
-  return result;
-}
-
-ncclResult_t ncclReduceScatter(const void *send, void *recv, size_t count, ncclDataType_t dtype,
-                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
-  if (op != ncclSum) return fail(ncclInvalidArgument, "the stand-in has sums alone");
-  return submit(comm, stream, (standin_call){STANDIN_REDUCE_SCATTER, send, recv, count, dtype, 0});
-}
-
-ncclResult_t ncclAllGather(const void *send, void *recv, size_t count, ncclDataType_t dtype,
-                           ncclComm_t comm, cudaStream_t stream) {
-  return submit(comm, stream, (standin_call){STANDIN_ALL_GATHER, send, recv, count, dtype, 0});
-}
-
-ncclResult_t ncclAllReduce(const void *send, void *recv, size_t count, ncclDataType_t dtype,
-                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
-  if (op != ncclSum) return fail(ncclInvalidArgument, "the stand-in has sums alone");
-  return submit(comm, stream, (standin_call){STANDIN_ALL_REDUCE, send, recv, count, dtype, 0});
-}
-
-ncclResult_t ncclBroadcast(const void *send, void *recv, size_t count, ncclDataType_t dtype,
-                           int root, ncclComm_t comm, cudaStream_t stream) {
-  return submit(comm, stream, (standin_call){STANDIN_BROADCAST, send, recv, count, dtype, root});
-}
-
-ncclResult_t ncclSend(const void *send, size_t count, ncclDataType_t dtype, int peer,
-                      ncclComm_t comm, cudaStream_t stream) {
-  return submit(comm, stream, (standin_call){STANDIN_SEND, send, NULL, count, dtype, peer});
-}
-
-ncclResult_t ncclRecv(void *recv, size_t count, ncclDataType_t dtype, int peer, ncclComm_t comm,
-                      cudaStream_t stream) {
-  return submit(comm, stream, (standin_call){STANDIN_RECV, NULL, recv, count, dtype, peer});
-}

@@ -224,6 +224,15 @@ static void run(void *args) {
   atomic_fetch_sub(&comm->running, 1);
 }
 
+static void count_held(standin_fn fn, const void *args, int32_t change) {
+  const task *self = args;
+  if (fn == run) atomic_fetch_add(&self->comm->held, change);
+}
+
+void standin_nccl_count_held(void) {
+  standin_tell_held(count_held);
+}
+
 ncclResult_t standin_nccl_launch(ncclComm_t comm, const standin_call *calls, int32_t count,
                                  cudaStream_t stream) {
   const size_t bytes = sizeof(task) + (size_t)count * sizeof *calls;

@@ -71,6 +71,7 @@ struct ncclComm {
   _Atomic bool gone;       /* aborted, or destroyed */
   _Atomic int32_t running; /* tasks in streams */
   _Atomic int32_t error;   /* of this rank alone */
+  _Atomic int32_t held;    /* operations that live graphs hold */
 
   /* under mutex: what a communicator that does not block still has to do */
   bool joining;
@@ -92,11 +93,31 @@ struct ncclComm {
   uint64_t fail_at;
 };
 
+/* From now on graphs that hold operations count for their communicators. */
+void standin_nccl_count_held(void);
+
 /* Enqueues the calls as one operation of the stream. */
 ncclResult_t standin_nccl_launch(ncclComm_t comm, const standin_call *calls, int32_t count,
                                  cudaStream_t stream);
 
 size_t standin_nccl_bytes(ncclDataType_t dtype);
+
+/* What the ranks that come with this name share; NULL: no memory. */
+standin_group *standin_nccl_group_open(const char *name);
+void standin_nccl_group_close(const char *name);
+
+/* Notes why, for ncclGetLastError; returns the result. */
+ncclResult_t standin_nccl_fail(ncclResult_t result, const char *why);
+
+/* Says so, and ends the program: with NCCL one that does this may crash, or hang. */
+_Noreturn void standin_nccl_misused(const char *call, const char *why);
+
+/* A handle that is none, or is gone, is a misuse. */
+void standin_nccl_check(ncclComm_t comm, const char *call);
+
+/* Takes the mutex where all is well; leave ends it, of a call that has left something to do. */
+ncclResult_t standin_nccl_enter(ncclComm_t comm, const char *call);
+ncclResult_t standin_nccl_leave(ncclComm_t comm);
 
 /* Sleeps a little. */
 void standin_nccl_pause(void);

@@ -175,6 +175,9 @@ struct CUgraph_st {
   standin_node **nodes; /* in the order of the calls */
 };
 
+/* For standin_tell_held, of each node that a graph gains (1) or loses (-1). */
+void standin_held(const standin_node *node, int32_t change);
+
 cudaError_t standin_graph_create(cudaGraph_t *graph);
 void standin_graph_destroy(cudaGraph_t graph);
 

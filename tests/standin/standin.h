@@ -48,6 +48,11 @@ typedef void (*standin_fn)(void *args);
  * to change should give up its processor as it does (sched_yield). */
 cudaError_t standin_launch(cudaStream_t stream, standin_fn fn, const void *args, size_t args_bytes);
 
+/* Called with 1 for each launch that a graph, or an executable one, comes to hold, and with -1 when
+ * that is destroyed; NULL: no one asks. */
+typedef void (*standin_held_fn)(standin_fn fn, const void *args, int32_t change);
+void standin_tell_held(standin_held_fn told);
+
 /* Launches so far by this process: a captured one counts at each replay. */
 uint64_t standin_launch_count(void);
 

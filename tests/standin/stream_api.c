@@ -142,6 +142,19 @@ cudaError_t standin_launch(cudaStream_t handle, standin_fn fn, const void *args,
       standin_submit(stream, launch_run, &launch, offsetof(launch_task, args) + args_bytes));
 }
 
+static _Atomic(standin_held_fn) told_held;
+
+void standin_tell_held(standin_held_fn told) {
+  atomic_store(&told_held, told);
+}
+
+void standin_held(const standin_node *node, int32_t change) {
+  const launch_task *launch = (const launch_task *)node->args;
+  const standin_held_fn told = atomic_load(&told_held);
+  if (told && node->kind == STANDIN_NODE_TASK && node->fn == launch_run)
+    told(launch->fn, launch->args, change);
+}
+
 uint64_t standin_launch_count(void) {
   return atomic_load_explicit(&standin_count.launches, memory_order_relaxed);
 }
