@@ -148,6 +148,17 @@ static void a_rank_that_stages_and_one_that_does_not_understand_each_other(void)
 }
 #endif
 
+/* 40000 elements in 79 buckets of 512: more than are held back behind the verdict. */
+static void very_many_buckets_give_the_same_bits(void) {
+  static const trainer_param params[] = {{40000, 0, 0}};
+  const promise_sample sample = promise_shuffle(25, 12);
+  promise_case what = promise_case_of(&sample, 0, 2, 1);
+  what.train.params = params;
+  what.train.param_count = 1;
+  what.train.bucket_numel = 512;
+  check_case(&what, STAGED);
+}
+
 /* Two nodes of two. */
 static void train_noted(int32_t rank, zero1_comm *comm, void *arg) {
   run *const self = (run *)arg;
@@ -263,6 +274,7 @@ int main(void) {
   RUN(messages_in_memory_of_the_device_give_the_same_bits);
   RUN(a_rank_that_stages_and_one_that_does_not_understand_each_other);
 #endif
+  RUN(very_many_buckets_give_the_same_bits);
   RUN(ranks_of_a_machine_that_only_exchange_messages_say_so);
   RUN(a_rank_that_aborts_is_told_to_its_peers);
 #if defined(ZERO1_TESTS_STANDIN)
