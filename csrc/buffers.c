@@ -166,6 +166,21 @@ void *zero1__buffers_grad(const zero1__buffers *buffers, int64_t block) {
   return (char *)buffers->channel->grads + (size_t)block * ZERO1__BLOCK * each;
 }
 
+zero1__update_job zero1__buffers_update_job(const zero1__buffers *buffers, int64_t bucket,
+                                            zero1__range blocks) {
+  const zero1__channel *channel = buffers->channel;
+  const zero1__layout *layout = channel->config.layout;
+  const int64_t offset =
+      (blocks.begin - zero1__layout_shard(layout, bucket, channel->comm->rank).begin) *
+      ZERO1__BLOCK;
+  return (zero1__update_job){
+      .layout = layout,
+      .blocks = blocks,
+      .master_param = zero1__buffers_master(buffers, bucket) + offset,
+      .exp_avg = zero1__buffers_state(buffers, &buffers->exp_avg, bucket) + offset,
+      .exp_avg_sq = zero1__buffers_state(buffers, &buffers->exp_avg_sq, bucket) + offset};
+}
+
 void zero1__buffers_memory(const zero1__buffers *buffers, zero1_memory *memory) {
   const zero1__channel *channel = buffers->channel;
   const zero1__layout *layout = channel->config.layout;

@@ -58,6 +58,11 @@ float *zero1__buffers_state(const zero1__buffers *buffers, const zero1__state *s
 void *zero1__buffers_param(const zero1__buffers *buffers, int64_t block);
 void *zero1__buffers_grad(const zero1__buffers *buffers, int64_t block);
 
+/** An update with the state of `blocks`, a part of this rank's shard of the bucket; gradients,
+ *  parameters and what was agreed on are the caller's to fill in. */
+zero1__update_job zero1__buffers_update_job(const zero1__buffers *buffers, int64_t bucket,
+                                            zero1__range blocks);
+
 void zero1__buffers_memory(const zero1__buffers *buffers, zero1_memory *memory);
 
 #endif

@@ -1,8 +1,10 @@
 #include "offload.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "events.h"
 #include "rules.h"
 
 #define RING 4
@@ -73,11 +75,7 @@ static size_t divide(zero1__offload *offload, char *memory) {
 static zero1_status create_events(zero1__offload *offload, zero1__error *error) {
   zero1__device *device = offload->parts.device;
   const int64_t buckets = offload->parts.buffers->offloaded;
-  zero1_status status = ZERO1_OK;
-  offload->done = calloc((size_t)buckets + 1, sizeof *offload->done);
-  if (!offload->done) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for events");
-  for (int64_t i = 0; i < buckets && !status; ++i)
-    status = device->ops->event_create(device, &offload->done[i], error);
+  zero1_status status = zero1__events_create(device, buckets, &offload->done, error);
   for (int i = 0; i < RING && !status; ++i) {
     status = device->ops->event_create(device, &offload->ring[i].down, error);
     if (!status) status = device->ops->event_create(device, &offload->ring[i].worked, error);
@@ -112,15 +110,13 @@ void zero1__offload_end(zero1__offload *offload) {
   device->ops->stream_destroy(device, offload->down);
   device->ops->stream_destroy(device, offload->work);
   device->ops->stream_destroy(device, offload->up);
-  for (int64_t i = 0; offload->done && offload->done[i]; ++i)
-    device->ops->event_destroy(device, offload->done[i]);
+  zero1__events_destroy(device, offload->done);
   for (int i = 0; i < RING; ++i) {
     device->ops->event_destroy(device, offload->ring[i].down);
     device->ops->event_destroy(device, offload->ring[i].worked);
     device->ops->event_destroy(device, offload->ring[i].freed);
   }
   device->ops->pinned_free(device, offload->pinned, offload->pinned_bytes);
-  free(offload->done);
   free(offload);
 }
 
@@ -140,12 +136,17 @@ static void round_params(const zero1__offload *offload, const chunk *c) {
   const zero1__buffers *buffers = offload->parts.buffers;
   const float *master = state_at(buffers, &buffers->master_param, c);
   const int64_t numel = (c->blocks.end - c->blocks.begin) * ZERO1__BLOCK;
-  if (offload->parts.channel->config.param_dtype == ZERO1_DTYPE_FP32) {
-    memcpy(c->slot->params, master, (size_t)numel * sizeof *master);
-    return;
+  uint16_t *bf16 = c->slot->params;
+  switch (offload->parts.channel->config.param_dtype) {
+    case ZERO1_DTYPE_FP32:
+      memcpy(c->slot->params, master, (size_t)numel * sizeof *master);
+      break;
+    case ZERO1_DTYPE_BF16:
+      for (int64_t e = 0; e < numel; ++e) bf16[e] = zero1__fp32_to_bf16(master[e]);
+      break;
+    default:
+      assert(!"a master is rounded to every data type");
   }
-  uint16_t *params = c->slot->params;
-  for (int64_t e = 0; e < numel; ++e) params[e] = zero1__fp32_to_bf16(master[e]);
 }
 
 static void work_on(void *context, const void *args) {
@@ -154,18 +155,12 @@ static void work_on(void *context, const void *args) {
   zero1__device *host = offload->parts.host;
   chunk c;
   memcpy(&c, args, sizeof c);
-  const zero1__update_job job = {
-      .layout = offload->parts.channel->config.layout,
-      .blocks = c.blocks,
-      .sources = {c.slot->sources, c.slot->sources, 1, 1, 0, ZERO1_DTYPE_FP32},
-      .verdict = offload->verdict,
-      .groups = offload->scalars,
-      .absent = offload->absent,
-      .master_param = state_at(buffers, &buffers->master_param, &c),
-      .exp_avg = state_at(buffers, &buffers->exp_avg, &c),
-      .exp_avg_sq = state_at(buffers, &buffers->exp_avg_sq, &c),
-      .param_dtype = ZERO1_DTYPE_FP32, /* its own master: parameters are rounded below */
-  };
+  zero1__update_job job = zero1__buffers_update_job(buffers, c.bucket, c.blocks);
+  job.sources = (zero1__sources){c.slot->sources, c.slot->sources, 1, 1, 0, ZERO1_DTYPE_FP32};
+  job.verdict = offload->verdict;
+  job.groups = offload->scalars;
+  job.absent = offload->absent;
+  job.param_dtype = ZERO1_DTYPE_FP32; /* its own master: parameters are rounded below */
   host->ops->update(host, host->ops->stream_of_caller(host, ZERO1_STREAM_DEFAULT, NULL), &job,
                     NULL);
   round_params(offload, &c);
