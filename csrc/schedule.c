@@ -320,6 +320,16 @@ void zero1__schedule_check(zero1__schedule *schedule) {
     zero1__channel_fail(schedule->channel, &error);
 }
 
+/* A stream takes about 1000 launches, and then blocks who launches, maybe with a lock held that the
+ * host's own copies need. Where the host decides, all that comes after it would be held back until
+ * then: up to 5 launches a bucket. */
+#define MOST_BUCKETS_HELD 64
+
+static int holds_much_back(const zero1__schedule *schedule) {
+  return !schedule->device->is_host && !schedule->by_device &&
+         schedule->layout->bucket_count > MOST_BUCKETS_HELD;
+}
+
 void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1__error *local) {
   zero1__device *device = schedule->device;
   /* Limits set since the first gradient was ready can add a pass; they cannot save one. */
@@ -336,9 +346,10 @@ void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1
   agree(schedule, came_to, one_pass);
   if (schedule->comm == schedule->compute) /* the caller waits for it, too */
     device->ops->event_record(device, schedule->agreed, schedule->comm);
+  const int updates = came_to == ZERO1__CAME_TO_STEP || came_to == ZERO1__CAME_TO_GO_ON;
+  if (updates && holds_much_back(schedule)) device->ops->event_sync(device, schedule->agreed);
   hand_to_compute(schedule, schedule->agreed);
-  if (came_to == ZERO1__CAME_TO_STEP || came_to == ZERO1__CAME_TO_GO_ON)
-    update_and_gather(schedule, one_pass);
+  if (updates) update_and_gather(schedule, one_pass);
   if (one_pass) agree(schedule, ZERO1__CAME_AFTER, one_pass);
   schedule->attempts += runs_now(schedule) && came_to != ZERO1__CAME_TO_REDUCE;
   if (schedule->by_device) zero1__device_tell(schedule);
@@ -378,5 +389,7 @@ void zero1__schedule_finish(zero1__schedule *schedule) {
   }
   device->ops->event_sync(device, schedule->finished);
   schedule->settled = 1;
-  if (!device->is_host) device->ops->times(device);
+  if (device->is_host) return;
+  device->ops->times(device);
+  zero1__schedule_check(schedule); /* waits that were given up end the step, too */
 }
