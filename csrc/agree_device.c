@@ -38,6 +38,7 @@ struct zero1__device_agreement {
   int64_t capture_tells; /* of the step that was captured last */
   int64_t seen_failed;   /* ticket of the last failure that was taken over */
   int64_t known_failed;  /* ticket of the last failure that the caller knew by itself */
+  int64_t unannounced;   /* ticket of the last graph that was launched without a replay */
   int32_t replayed;      /* 1: `finished` says nothing about the last step */
 };
 
@@ -155,12 +156,26 @@ void zero1__device_known(zero1__schedule *schedule) {
   agreement->known_failed = agreement->tickets;
 }
 
+/* Graphs that were launched without a replay before: what they did has been done. */
+static void note_unannounced(zero1__schedule *schedule, const zero1__told *told) {
+  zero1__device_agreement *agreement = schedule->by_device;
+  if (told->ended > agreement->tickets) {
+    agreement->tickets = agreement->unannounced = told->ended;
+    schedule->told = 0;
+  }
+  if (told->ended == agreement->unannounced && !schedule->outcome.error.status)
+    zero1__fail(&schedule->outcome.error, ZERO1_ERR_STATE,
+                "a graph was launched without zero1_optimizer_replay before it: its step had the "
+                "hyper-parameters of the last replay");
+}
+
 void zero1__device_look(zero1__schedule *schedule) {
   zero1__device_agreement *agreement = schedule->by_device;
   zero1__told told;
   if (!ended_now(agreement->told) || !read_told(schedule, &told)) return;
   schedule->count = told.count;
   schedule->outcome = outcome_of(schedule, &told.decision);
+  note_unannounced(schedule, &told);
   if (told.failed_ticket <= agreement->seen_failed) return;
   agreement->seen_failed = told.failed_ticket;
   const zero1__outcome failed = outcome_of(schedule, &told.failed);

@@ -236,6 +236,10 @@ zero1_status zero1_optimizer_replay(zero1_optimizer *optimizer, void *stream) {
                        schedule->phase != ZERO1__PHASE_IDLE
                            ? "gradients are on their way: step or drop_grads comes first"
                            : "no step has been captured into a graph");
+  if (!zero1__schedule_fits_capture(schedule))
+    return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
+                       "max_grad_norm or skip_grad_norm was set after a step of one pass was "
+                       "captured: with it, the step has to be captured again");
   zero1__device_replay(schedule, caller);
   schedule->attempts += 1;
   schedule->epoch += 1; /* as the device's own */

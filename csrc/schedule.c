@@ -273,16 +273,29 @@ static void open_on_device(zero1__schedule *schedule) {
   schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;
 }
 
-zero1_status zero1__schedule_open(zero1__schedule *schedule, zero1__stream *caller,
+/* Whether a step in the caller's stream can be captured, where it is being. */
+static zero1_status check_capture(zero1__schedule *schedule, zero1__stream *caller,
                                   zero1__error *error) {
   zero1__device *device = schedule->device;
-  if (schedule->phase != ZERO1__PHASE_IDLE) return ZERO1_OK;
-  if (!device->is_host && (!schedule->by_device || schedule->offload) &&
-      device->ops->capturing(device, caller))
+  const uint64_t capture = device->is_host ? 0 : device->ops->capturing(device, caller);
+  if (!capture) return ZERO1_OK;
+  if (!schedule->by_device || schedule->offload)
     return zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
                        "a step cannot be captured into a graph where %s",
                        schedule->by_device ? "the host updates what is offloaded"
                                            : "its ranks communicate through the host");
+  if (capture == schedule->capture)
+    return zero1__fail(error, ZERO1_ERR_STATE,
+                       "a graph holds one step, and this one has captured one already");
+  schedule->capture = capture;
+  return ZERO1_OK;
+}
+
+zero1_status zero1__schedule_open(zero1__schedule *schedule, zero1__stream *caller,
+                                  zero1__error *error) {
+  if (schedule->phase != ZERO1__PHASE_IDLE) return ZERO1_OK;
+  const zero1_status status = check_capture(schedule, caller, error);
+  if (status) return status;
   schedule->caller_count = 0;
   if (!note_caller(schedule, caller))
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the step");
@@ -310,6 +323,10 @@ static void agree(zero1__schedule *schedule, int32_t came_to, int32_t one_pass) 
     zero1__device_agree(schedule, came_to, one_pass);
   else
     zero1__host_agree(schedule, came_to, one_pass);
+}
+
+int zero1__schedule_fits_capture(const zero1__schedule *schedule) {
+  return schedule->captured_passes > takes_two_passes(schedule);
 }
 
 void zero1__schedule_check(zero1__schedule *schedule) {
@@ -351,7 +368,10 @@ void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1
   hand_to_compute(schedule, schedule->agreed);
   if (updates) update_and_gather(schedule, one_pass);
   if (one_pass) agree(schedule, ZERO1__CAME_AFTER, one_pass);
-  schedule->attempts += runs_now(schedule) && came_to != ZERO1__CAME_TO_REDUCE;
+  if (runs_now(schedule))
+    schedule->attempts += came_to != ZERO1__CAME_TO_REDUCE;
+  else
+    schedule->captured_passes = 1 + two_passes;
   if (schedule->by_device) zero1__device_tell(schedule);
   device->ops->event_record(device, schedule->finished, schedule->comm);
   schedule->phase = came_to == ZERO1__CAME_TO_REDUCE ? ZERO1__PHASE_REDUCED : ZERO1__PHASE_IDLE;

@@ -62,6 +62,8 @@ typedef struct zero1__schedule {
   int64_t launched;   /* buckets whose reduction is enqueued */
   uint32_t epoch;     /* of the step: attempts so far, wrapping */
   int64_t attempts;
+  uint64_t capture;        /* the last one that a step was captured in */
+  int32_t captured_passes; /* of that step: 1 or 2; 0: there is none */
   int64_t exposed_ns;
   int32_t told;    /* the caller knows of the last step's error */
   int32_t settled; /* 1: nothing writes `outcome` now. Where the host decides for another device,
@@ -116,6 +118,9 @@ zero1_status zero1__schedule_open(zero1__schedule *schedule, zero1__stream *call
 /** Enqueues what `came_to` (ZERO1__CAME_TO_) is. `local`: what is wrong on this rank, or ZERO1_OK:
  *  it takes part all the same, so that its peers learn of it. */
 void zero1__schedule_run(zero1__schedule *schedule, int32_t came_to, const zero1__error *local);
+
+/** Whether the step that was captured last has the passes that the limits take by now. */
+int zero1__schedule_fits_capture(const zero1__schedule *schedule);
 
 /** A device that has failed fails the channel: its peers learn of it. Does not wait. Any thread. */
 void zero1__schedule_check(zero1__schedule *schedule);

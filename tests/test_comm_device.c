@@ -516,7 +516,10 @@ static void one_dies(int32_t rank, zero1_comm *comm, void *arg) {
   set_up(&at, comm, 20);
   enqueue_step(&at, 0, 0);
   finish(&at);
-  if (rank == 1) _exit(0);
+  if (rank == 1) {
+    usleep(200000); /* the peer's kernel waits already, or nearly */
+    _exit(0);
+  }
   wait_for_peers(&at);
   CHECK_STATUS(await_failure(&at, &error), ZERO1_ERR_PEER);
   CHECK(says(&error, "rank 1 died"));

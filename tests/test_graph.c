@@ -348,6 +348,90 @@ static void there_is_no_replay_without_a_capture(void) {
   check_threads(2, NULL, replay_nothing, NULL);
 }
 
+/* ---- graphs used otherwise than they are captured for ---- */
+
+/* A rate may change after the capture, a limit that needs another pass may not. */
+static void limit_after_capture(int32_t rank, zero1_comm *comm, void *arg) {
+  trainer_case train = base;
+  trainer self;
+  graph g;
+  (void)rank;
+  (void)arg;
+  train.guard = 0;
+  train.max_grad_norm = 0;
+  trainer_begin(&self, &train, comm);
+  begin_graph(&g, &self);
+  CHECK_STATUS(zero1_optimizer_set_max_grad_norm(self.optimizer, 1), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_replay(self.optimizer, self.caller.streams[0]), ZERO1_ERR_STATE);
+  CHECK(strstr(zero1_optimizer_last_error(self.optimizer), "captured again"));
+  CHECK_STATUS(zero1_optimizer_set_max_grad_norm(self.optimizer, 0), ZERO1_OK);
+  launch(&g, 0);
+  CHECK_EQ(trainer_info(&self).count, 1);
+  end_graph(&g);
+  trainer_end(&self);
+}
+
+static void a_limit_that_needs_another_pass_is_refused(void) {
+  check_threads(2, NULL, limit_after_capture, NULL);
+}
+
+/* It has run by then: the next info says so, once, and goes on counting from there. */
+static void launch_unannounced(int32_t rank, zero1_comm *comm, void *arg) {
+  trainer self;
+  graph g;
+  zero1_info info;
+  (void)rank;
+  (void)arg;
+  trainer_begin(&self, &base, comm);
+  begin_graph(&g, &self);
+  launch(&g, 0);
+  CHECK_EQ(trainer_info(&self).count, 1);
+  write_inputs(&g, 1);
+  CHECK_CUDA(cudaGraphLaunch(g.exec, (cudaStream_t)self.caller.streams[0]));
+  device_sync(&self.caller);
+  CHECK_STATUS(zero1_optimizer_info(self.optimizer, &info, sizeof info), ZERO1_ERR_STATE);
+  CHECK(strstr(zero1_optimizer_last_error(self.optimizer), "zero1_optimizer_replay"));
+  CHECK_EQ(info.count, 2);
+  launch(&g, 2);
+  CHECK_EQ(trainer_info(&self).count, 3);
+  end_graph(&g);
+  trainer_end(&self);
+}
+
+static void a_launch_that_was_not_announced_is_told(void) {
+  check_threads(2, NULL, launch_unannounced, NULL);
+}
+
+static void capture_two(int32_t rank, zero1_comm *comm, void *arg) {
+  trainer self;
+  cudaGraph_t recorded;
+  zero1_info info;
+  (void)rank;
+  (void)arg;
+  trainer_begin(&self, &base, comm);
+  const cudaStream_t stream = (cudaStream_t)self.caller.streams[0];
+  CHECK_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  for (int32_t i = PARAMS - 1; i >= 0; --i)
+    if (!trainer_is_frozen(&self, i))
+      CHECK_STATUS(zero1_optimizer_grad_ready(self.optimizer, i, stream), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_step(self.optimizer), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_wait_params(self.optimizer, stream), ZERO1_OK);
+  CHECK_STATUS(zero1_optimizer_grad_ready(self.optimizer, 0, stream), ZERO1_ERR_STATE);
+  CHECK(strstr(zero1_optimizer_last_error(self.optimizer), "one step"));
+  CHECK_STATUS(zero1_optimizer_info(self.optimizer, &info, sizeof info), ZERO1_ERR_STATE);
+  CHECK_STATUS(zero1_optimizer_sync_params(self.optimizer, 0), ZERO1_ERR_STATE);
+  CHECK_STATUS(zero1_optimizer_check_replicas(self.optimizer, NULL), ZERO1_ERR_STATE);
+  CHECK_CUDA(cudaStreamEndCapture(stream, &recorded)); /* which is as good as it was */
+  CHECK_CUDA(cudaGraphDestroy(recorded));
+  trainer_step(&self, 0, &info);
+  CHECK_EQ(info.count, 1);
+  trainer_end(&self);
+}
+
+static void a_graph_holds_one_step_and_nothing_that_waits(void) {
+  check_threads(2, NULL, capture_two, NULL);
+}
+
 int main(void) {
   device_skip_without();
   RUN(a_graph_comes_to_the_bits_of_its_steps);
@@ -355,6 +439,9 @@ int main(void) {
   RUN(so_it_does_where_reduce_and_update_are_one_pass);
   RUN(a_step_that_needs_the_host_is_refused);
   RUN(there_is_no_replay_without_a_capture);
+  RUN(a_limit_that_needs_another_pass_is_refused);
+  RUN(a_launch_that_was_not_announced_is_told);
+  RUN(a_graph_holds_one_step_and_nothing_that_waits);
   return check_summary();
 }
 #endif

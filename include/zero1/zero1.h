@@ -307,12 +307,12 @@ ZERO1_API zero1_status zero1_optimizer_step(zero1_optimizer *optimizer);
  *  The graph is captured as usual: between cudaStreamBeginCapture and EndCapture the calls of one
  *  step, ending with wait_params on the stream that is captured; nothing runs meanwhile. What stays
  *  as it was at the capture: which gradients were absent, and whether the step has one pass or two.
- *  A step that was captured with neither guard nor a norm to clip or skip at has one pass: a norm
- *  that is set later has no effect on it.
- *  Collective; asynchronous.
- *  ZERO1_ERR_STATE: no step has been captured, or gradients are on their way.
+ *  A graph holds one step. Launched without a replay before it, it has the values of the last one,
+ *  and the next info returns ZERO1_ERR_STATE. Collective; asynchronous.
+ *  ZERO1_ERR_STATE: no step has been captured; or gradients are on their way; or a norm to clip or
+ *  skip at has been set since, and the step was captured with neither guard nor norm, in one pass.
  *  ZERO1_ERR_UNSUPPORTED: ranks communicate through the host. ZERO1_ERR_INVALID: no such stream.
- * The error of an earlier step, and ZERO1_ERR_SPENT, as step. */
+ *  The error of an earlier step, and ZERO1_ERR_SPENT, as step. */
 ZERO1_API zero1_status zero1_optimizer_replay(zero1_optimizer *optimizer, void *stream);
 
 /** Gives up the gradients since the last step, reduced or not, without an update; count and state
