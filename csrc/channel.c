@@ -92,6 +92,17 @@ zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
   return ZERO1_OK;
 }
 
+void zero1__channel_point(zero1__channel *channel, int32_t rank, const void *grads) {
+  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(channel->config.grad_dtype);
+  for (int64_t i = 0; i < channel->chunk_count; ++i) {
+    zero1__chunk *chunk = &channel->chunks[i];
+    const void **contributions = (const void **)chunk->sources.contributions;
+    contributions[rank] = (const char *)grads + (size_t)chunk->blocks.begin * block_bytes;
+    chunk->sources.group = channel->reduce_group;
+    chunk->sources.dtype = channel->config.grad_dtype;
+  }
+}
+
 /* The same place in the table that kernels see. */
 static void show_sources(const zero1__channel *channel, zero1__sources *sources) {
   sources->visible = channel->visible_pointers

@@ -134,6 +134,26 @@ void zero1__lane_end(zero1__lane *lane) {
   free(lane->messages);
 }
 
+static size_t all_bytes(const zero1__device_lane *lane) {
+  return lane->bytes * (size_t)lane->comm->world_size;
+}
+
+zero1_status zero1__device_lane_begin(zero1__device_lane *lane, zero1__error *error) {
+  zero1__device *device = lane->device;
+  const zero1_status status = device->ops->memory_alloc(device, lane->bytes, &lane->mine, error);
+  if (status) return status;
+  lane->all = lane->mine;
+  return lane->comm->world_size == 1
+             ? ZERO1_OK
+             : device->ops->memory_alloc(device, all_bytes(lane), &lane->all, error);
+}
+
+void zero1__device_lane_end(zero1__device_lane *lane) {
+  zero1__device *device = lane->device;
+  if (lane->all != lane->mine) device->ops->memory_free(device, lane->all, all_bytes(lane));
+  device->ops->memory_free(device, lane->mine, lane->bytes);
+}
+
 /* Whether every rank has gathered for the same call, and as many bytes. */
 static zero1_status check_labels(const zero1__lane *lane, const char *all, zero1__error *error) {
   label first, other;

@@ -91,20 +91,6 @@ static void node_channel_close(zero1__channel *channel) {
   free(channel);
 }
 
-static void point_to_peers(zero1__channel *channel) {
-  const zero1__node_buffers *buffers = buffers_of(channel);
-  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(channel->config.grad_dtype);
-  for (int64_t i = 0; i < channel->chunk_count; ++i) {
-    zero1__chunk *chunk = &channel->chunks[i];
-    const void **contributions = (const void **)chunk->sources.contributions;
-    for (int32_t rank = 0; rank < chunk->sources.count; ++rank)
-      contributions[rank] =
-          (const char *)buffers->grads[rank].base + (size_t)chunk->blocks.begin * block_bytes;
-    chunk->sources.group = channel->reduce_group;
-    chunk->sources.dtype = channel->config.grad_dtype;
-  }
-}
-
 /* Devices that reach each other, or else messages: then the host decides, over this comm's lanes.
  */
 static zero1_status device_channel_open(zero1_comm *comm, const zero1__channel_config *config,
@@ -144,7 +130,8 @@ static zero1_status node_channel_open(zero1_comm *comm, const zero1__channel_con
   channel->base.in_place = 1;
   channel->base.reduce_group = config->reduce_group ? config->reduce_group : comm->world_size;
   zero1__node_buffers_describe(&channel->buffers, &channel->base);
-  point_to_peers(&channel->base);
+  for (int32_t rank = 0; rank < comm->world_size; ++rank)
+    zero1__channel_point(&channel->base, rank, channel->buffers.grads[rank].base);
   *out = &channel->base;
   return zero1__channel_show(&channel->base, error); /* the device is the host: cannot fail */
 }

@@ -133,20 +133,6 @@ static void device_channel_close(zero1__channel *channel) {
   free(self);
 }
 
-static void point_to_peers(device_channel *self) {
-  zero1__channel *channel = &self->base;
-  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(channel->config.grad_dtype);
-  for (int64_t i = 0; i < channel->chunk_count; ++i) {
-    zero1__chunk *chunk = &channel->chunks[i];
-    const void **contributions = (const void **)chunk->sources.contributions;
-    for (int32_t rank = 0; rank < chunk->sources.count; ++rank)
-      contributions[rank] = (const char *)zero1__peer_memory_at(&self->memory, GRADS, rank) +
-                            (size_t)chunk->blocks.begin * block_bytes;
-    chunk->sources.group = channel->reduce_group;
-    chunk->sources.dtype = channel->config.grad_dtype;
-  }
-}
-
 static void describe(device_channel *self) {
   zero1__channel *channel = &self->base;
   const int32_t rank = channel->comm->rank;
@@ -175,7 +161,8 @@ static zero1_status furnish(device_channel *self, zero1__error *error) {
     status = zero1__peer_memory_table(&self->memory, PARAMS, 0, NULL, &self->params, error);
   if (status) return status;
   describe(self);
-  point_to_peers(self);
+  for (int32_t rank = 0; rank < self->base.comm->world_size; ++rank)
+    zero1__channel_point(&self->base, rank, zero1__peer_memory_at(&self->memory, GRADS, rank));
   status = zero1__channel_show(&self->base, error);
   if (!status && !is_alone(self))
     status = zero1__lookout_start(ZERO1__LOOK_NS, look, self, &self->lookout, error);
@@ -364,10 +351,6 @@ typedef struct device_lane {
   int64_t timeout_ns;
 } device_lane;
 
-static size_t all_bytes(const zero1__device_lane *lane) {
-  return lane->bytes * (size_t)lane->comm->world_size;
-}
-
 /* A step that was lost is the last one: nobody is to wait long for a rank that may not know yet. */
 static void part_early_if_lost(device_lane *self) {
   zero1__device *device = self->base.device;
@@ -387,8 +370,7 @@ void zero1__node_device_lane_close(zero1__device_lane *lane) {
   zero1__peer_memory_close(&self->mailboxes);
   device->ops->memory_free(device, self->table, table_bytes(lane->comm));
   device->ops->memory_free(device, self->sequence, sizeof(uint32_t));
-  device->ops->memory_free(device, lane->mine, lane->bytes);
-  device->ops->memory_free(device, lane->all, all_bytes(lane));
+  zero1__device_lane_end(lane);
   free(self);
 }
 
@@ -397,9 +379,7 @@ static zero1_status furnish_lane(device_lane *self, zero1__error *error) {
   zero1__device *device = lane->device;
   zero1_status status = zero1__peer_memory_table(&self->mailboxes, 0, 0, NULL, &self->table, error);
   if (!status) status = device->ops->memory_alloc(device, sizeof(uint32_t), &self->sequence, error);
-  if (!status) status = device->ops->memory_alloc(device, lane->bytes, &lane->mine, error);
-  if (!status) status = device->ops->memory_alloc(device, all_bytes(lane), &lane->all, error);
-  return status;
+  return status ? status : zero1__device_lane_begin(lane, error);
 }
 
 zero1_status zero1__node_device_lane_open(zero1_comm *comm, zero1__device *device,

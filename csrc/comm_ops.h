@@ -227,6 +227,11 @@ zero1_status zero1__lane_begin(zero1__lane *lane, zero1_comm *comm, double timeo
                                zero1__error *error);
 void zero1__lane_end(zero1__lane *lane);
 
+/** The same of every device lane, whose comm, device and bytes are set: its memory; one rank's own
+ * is everyone's. ZERO1_ERR_MEMORY; ended after a failure too. */
+zero1_status zero1__device_lane_begin(zero1__device_lane *lane, zero1__error *error);
+void zero1__device_lane_end(zero1__device_lane *lane);
+
 /** Shared start of every channel: copies config, allocates the tables for `chunk_blocks` blocks per
  *  shard and chunk, with room for `sources` contributions a chunk and for `partials` partial sums
  *  of `partial_sources` contributions each, and fills in all but the pointers. `channel` is
@@ -236,6 +241,10 @@ zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
                                   int32_t sources, int32_t partials, int32_t partial_sources,
                                   zero1__error *error);
 void zero1__channel_end(zero1__channel *channel);
+
+/** Where contributions stay in place: rank `rank`'s are in its gradient buffer `grads`; with
+ *  channel->reduce_group set. */
+void zero1__channel_point(zero1__channel *channel, int32_t rank, const void *grads);
 
 /** After the backend has filled in the contributions: gives kernels of a device other than the host
  *  the table of them. */

@@ -44,7 +44,7 @@ static void self_lane_abort(zero1__lane *lane, const zero1__error *why) {
 /* ---- device lanes: what is gathered is what this rank has ---- */
 
 static void self_device_lane_close(zero1__device_lane *lane) {
-  lane->device->ops->memory_free(lane->device, lane->mine, lane->bytes);
+  zero1__device_lane_end(lane);
   free(lane);
 }
 
@@ -56,12 +56,11 @@ static zero1_status self_device_lane_open(zero1_comm *comm, zero1__device *devic
   zero1__device_lane *lane = calloc(1, sizeof *lane);
   if (!lane) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a lane");
   *lane = (zero1__device_lane){.comm = comm, .device = device, .step = step, .bytes = bytes};
-  const zero1_status status = device->ops->memory_alloc(device, bytes, &lane->mine, error);
+  const zero1_status status = zero1__device_lane_begin(lane, error);
   if (status) {
-    free(lane);
+    self_device_lane_close(lane);
     return status;
   }
-  lane->all = lane->mine;
   *out = lane;
   return ZERO1_OK;
 }
@@ -106,14 +105,7 @@ static zero1_status self_channel_open(zero1_comm *comm, const zero1__channel_con
   channel->in_place = 1;
   channel->on_device = !device->is_host;
   channel->reduce_group = 1;
-  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(config->grad_dtype);
-  for (int64_t i = 0; i < channel->chunk_count; ++i) {
-    zero1__chunk *chunk = &channel->chunks[i];
-    const void **contributions = (const void **)chunk->sources.contributions;
-    contributions[0] = (char *)channel->grads + (size_t)chunk->blocks.begin * block_bytes;
-    chunk->sources.group = 1;
-    chunk->sources.dtype = config->grad_dtype;
-  }
+  zero1__channel_point(channel, 0, channel->grads);
   status = zero1__channel_show(channel, error);
   if (status)
     self_channel_close(channel);

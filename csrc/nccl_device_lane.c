@@ -20,10 +20,6 @@ static zero1__nccl_comm *comm_of(const nccl_device_lane *lane) {
   return (zero1__nccl_comm *)lane->base.comm;
 }
 
-static size_t all_bytes(const zero1__device_lane *lane) {
-  return lane->bytes * (size_t)lane->comm->world_size;
-}
-
 /* The optimizer's channel may be of another comm: then the optimizer looks for it, and aborts the
  * lane; the step must not tell of a loss before its reason is known. */
 static void fail(void *context, const zero1__error *error) {
@@ -52,23 +48,13 @@ void zero1__nccl_device_lane_abort(zero1__device_lane *base, const zero1__error 
 
 void zero1__nccl_device_lane_close(zero1__device_lane *base) {
   nccl_device_lane *lane = (nccl_device_lane *)base;
-  zero1__device *device = base->device;
   zero1__nccl_guard_stop(&lane->guard);
   zero1__nccl_user_remove(comm_of(lane), &lane->user);
   const int before = zero1__nccl_enter_device(comm_of(lane));
   zero1__nccl_link_close(&lane->link);
   zero1__nccl_leave_device(before);
-  device->ops->memory_free(device, base->mine, base->bytes);
-  device->ops->memory_free(device, base->all, all_bytes(base));
+  zero1__device_lane_end(base);
   free(lane);
-}
-
-static zero1_status furnish(nccl_device_lane *lane, zero1__error *error) {
-  zero1__device_lane *base = &lane->base;
-  zero1__device *device = base->device;
-  zero1_status status = device->ops->memory_alloc(device, base->bytes, &base->mine, error);
-  if (!status) status = device->ops->memory_alloc(device, all_bytes(base), &base->all, error);
-  return status;
 }
 
 static zero1_status enqueue(nccl_device_lane *lane, zero1__stream *stream, zero1__error *error) {
@@ -123,7 +109,7 @@ zero1_status zero1__nccl_device_lane_open(zero1_comm *comm, zero1__device *devic
       lane ? ZERO1_OK : zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a lane");
   if (lane) {
     lane->base = (zero1__device_lane){.comm = comm, .device = device, .step = step, .bytes = bytes};
-    status = furnish(lane, error);
+    status = zero1__device_lane_begin(&lane->base, error);
   }
   status = zero1__lane_agree(comm->lane, status, error);
   if (!status) status = zero1__nccl_link_open(self, LANE_CTAS, timeout_seconds, &lane->link, error);

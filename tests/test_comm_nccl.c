@@ -1,5 +1,6 @@
 // devices: standin
 // standin-delay: 100
+// processors: 1
 // sanitizers: address undefined thread
 
 /* Optimizers over the NCCL comm, ranks as threads: results, failures and what is told of them. Here

@@ -7,6 +7,7 @@
 // args: removals 2
 // args: removals 3
 // timeout: 120
+// processors: 1
 // wrap: zero1__flag_post zero1__flag_wait zero1__stream_push zero1__stream_wait
 // wrap: zero1__event_record zero1__event_sync zero1__node_arrive zero1__node_await
 // wrap: zero1__node_all_gather zero1__node_barrier zero1__port_wait zero1__pool_run

@@ -1,6 +1,7 @@
 // sanitizers: address undefined thread
 // devices: host standin cuda
-// standin-delay: 50
+// standin-delay: 20
+// standin-sanitizers: thread
 // timeout: 300
 
 /* The promise: given the same reduced gradients, every bit of parameters, masters, moments and

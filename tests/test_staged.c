@@ -1,6 +1,8 @@
 // sanitizers: address undefined thread
 // devices: standin cuda
 // standin-delay: 100
+// standin-sanitizers: thread
+// processors: 1
 // wrap: zero1__port_send
 // wrap: zero1__port_recv
 // wrap: cudaDeviceFlushGPUDirectRDMAWrites
