@@ -154,6 +154,10 @@ void zero1__device_lane_end(zero1__device_lane *lane) {
   device->ops->memory_free(device, lane->mine, lane->bytes);
 }
 
+uint64_t zero1__device_lane_bytes(const zero1__device_lane *lane) {
+  return lane->bytes + (lane->all == lane->mine ? 0 : all_bytes(lane)) + lane->other_bytes;
+}
+
 /* Whether every rank has gathered for the same call, and as many bytes. */
 static zero1_status check_labels(const zero1__lane *lane, const char *all, zero1__error *error) {
   label first, other;

@@ -231,6 +231,8 @@ void zero1__lane_end(zero1__lane *lane);
  * is everyone's. ZERO1_ERR_MEMORY; ended after a failure too. */
 zero1_status zero1__device_lane_begin(zero1__device_lane *lane, zero1__error *error);
 void zero1__device_lane_end(zero1__device_lane *lane);
+/** All of its memory. */
+uint64_t zero1__device_lane_bytes(const zero1__device_lane *lane);
 
 /** Shared start of every channel: copies config, allocates the tables for `chunk_blocks` blocks per
  *  shard and chunk, with room for `sources` contributions a chunk and for `partials` partial sums

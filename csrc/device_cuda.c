@@ -166,27 +166,21 @@ static void cuda_zero(zero1__device *device, zero1__stream *stream, void *memory
 
 /* ---- kernels ---- */
 
-static void cuda_reduce(zero1__device *device, zero1__stream *stream, const zero1__reduce_job *job,
-                        int64_t *elapsed_ns) {
-  zero1__cuda *cuda = zero1__cuda_of(device);
-  const zero1__cuda_guard guard = zero1__cuda_enter(cuda);
-  zero1__cuda_time_begin(device, stream, elapsed_ns);
-  zero1__cuda_failed(cuda, "kernel reduce",
-                     zero1__cuda_reduce(&cuda->layout, job, zero1__cuda_queue_of(stream)->handle));
-  if (elapsed_ns) zero1__cuda_time_end(device, stream);
-  zero1__cuda_leave(&guard);
-}
+/* A kernel that goes by the layout, and whose time is asked for. */
+#define LAUNCH_TIMED(noun, job_type)                                                           \
+  static void cuda_##noun(zero1__device *device, zero1__stream *stream, const job_type *job,   \
+                          int64_t *elapsed_ns) {                                               \
+    zero1__cuda *cuda = zero1__cuda_of(device);                                                \
+    const cudaStream_t handle = zero1__cuda_queue_of(stream)->handle;                          \
+    const zero1__cuda_guard guard = zero1__cuda_enter(cuda);                                   \
+    zero1__cuda_time_begin(device, stream, elapsed_ns);                                        \
+    zero1__cuda_failed(cuda, "kernel " #noun, zero1__cuda_##noun(&cuda->layout, job, handle)); \
+    if (elapsed_ns) zero1__cuda_time_end(device, stream);                                      \
+    zero1__cuda_leave(&guard);                                                                 \
+  }
 
-static void cuda_update(zero1__device *device, zero1__stream *stream, const zero1__update_job *job,
-                        int64_t *elapsed_ns) {
-  zero1__cuda *cuda = zero1__cuda_of(device);
-  const zero1__cuda_guard guard = zero1__cuda_enter(cuda);
-  zero1__cuda_time_begin(device, stream, elapsed_ns);
-  zero1__cuda_failed(cuda, "kernel update",
-                     zero1__cuda_update(&cuda->layout, job, zero1__cuda_queue_of(stream)->handle));
-  if (elapsed_ns) zero1__cuda_time_end(device, stream);
-  zero1__cuda_leave(&guard);
-}
+LAUNCH_TIMED(reduce, zero1__reduce_job)
+LAUNCH_TIMED(update, zero1__update_job)
 
 static void cuda_master(zero1__device *device, zero1__stream *stream,
                         const zero1__master_job *job) {

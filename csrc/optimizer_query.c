@@ -210,8 +210,7 @@ static uint64_t of_device(const zero1_optimizer *optimizer) {
   uint64_t bytes = (uint64_t)layout->trainable_blocks * 2 * sizeof(int32_t) +
                    (uint64_t)layout->slot_count * sizeof(zero1__slot) + sizeof(zero1__step);
   for (int i = 0; i < 2; ++i)
-    if (lanes[i])
-      bytes += lanes[i]->bytes * (1 + (uint64_t)lanes[i]->comm->world_size) + lanes[i]->other_bytes;
+    if (lanes[i]) bytes += zero1__device_lane_bytes(lanes[i]);
   return bytes;
 }
 
