@@ -64,6 +64,17 @@ static inline void device_skip_without(void) {
   zero1_comm_destroy(&comm);
 }
 
+/* Of `ranks` threads, so many as one GPU serves at once. What a process enqueues there goes through
+ * 32 hardware queues at most, a rank takes up to 7 streams, and one that waits for a rank holds up
+ * all streams of its queue. */
+static inline int32_t device_ranks(int32_t ranks) {
+#if defined(ZERO1_TESTS_STANDIN)
+  return ranks;
+#else
+  return device_is_cuda() && ranks > 4 ? 4 : ranks;
+#endif
+}
+
 /* ---- a stream of the calling thread's own, for tests without a caller ----
  *
  * Ranks are threads: in one stream, a rank that waits would hold up the one that it waits for. */

@@ -3,258 +3,21 @@
 // processors: 1
 // sanitizers: address undefined thread
 
-/* Optimizers over the NCCL comm, ranks as threads: results, failures and what is told of them. Here
- * over a stand-in for NCCL that is none. */
-#include "trainer.h"
+/* The NCCL comm: failures and what is told of them, ways in, several optimizers. Here over a
+ * stand-in for NCCL that is none; test_nccl.c has the results, on GPUs, too. */
+#include "device.h"
 
 #if !defined(ZERO1_TESTS_CUDA) || !__has_include(<nccl.h>)
 int main(void) {
   SKIP("a build without CUDA or NCCL");
 }
 #else
-  #include <nccl.h>
   #include <signal.h>
   #include <sys/mman.h>
   #include <sys/wait.h>
-  #include <time.h>
   #include <unistd.h>
 
-  #include "standin_nccl.h"
-
-static const trainer_param params[] = {
-    {1000, 0, 0}, {7, 1, 0}, {257, 0, 0}, {30, 0, ZERO1_PARAM_FROZEN}, {5000, 1, 0}, {0, 0, 0},
-};
-
-static const zero1_group groups[] = {
-    {sizeof(zero1_group), 0.01, 0.9, 0.999, 1e-8, 0.1, 1, 0},
-    {sizeof(zero1_group), 0.002, 0.8, 0.95, 1e-6, 0.03, 0, 0},
-};
-
-enum { PARAMS = sizeof params / sizeof *params, STEPS = 5, MOST = 4 };
-
-static const trainer_case base = {.params = params,
-                                  .param_count = PARAMS,
-                                  .groups = groups,
-                                  .group_count = 2,
-                                  .steps = STEPS,
-                                  .guard = 1,
-                                  .schedule = 1,
-                                  .grad_scale = 0.37,
-                                  .max_grad_norm = 400,
-                                  .bucket_numel = 1500,
-                                  .threads = 1,
-                                  .overlap = 1,
-                                  .order = TRAINER_BACKWARD,
-                                  .microbatches = 1,
-                                  .streams = 2};
-
-static int64_t now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static void sleep_ms(int64_t ms) {
-  const struct timespec time = {ms / 1000, ms % 1000 * 1000000};
-  nanosleep(&time, NULL);
-}
-
-static zero1_comm_options options_of(int32_t ordered) {
-  zero1_comm_options options;
-  CHECK_STATUS(zero1_comm_options_init(&options, sizeof options), ZERO1_OK);
-  options.ordered = ordered;
-  options.timeout_seconds = 60;
-  return options;
-}
-
-/* ---- ranks as threads ---- */
-
-typedef struct world {
-  int32_t size;
-  zero1_comm_options options;
-  unsigned char id[ZERO1_NCCL_ID_BYTES];
-  void (*fn)(zero1_comm *comm, void *arg); /* NULL: alone(rank) makes its own */
-  void (*alone)(struct world *world, int32_t rank);
-  void *arg;
-} world;
-
-typedef struct rank_thread {
-  pthread_t thread;
-  world *in;
-  int32_t rank;
-} rank_thread;
-
-static void *rank_main(void *context) {
-  const rank_thread *self = (const rank_thread *)context;
-  world *in = self->in;
-  zero1_comm *comm;
-  char text[300] = "";
-  check__thread_rank = self->rank;
-  CHECK_CUDA(cudaSetDevice(self->rank));
-  if (in->alone) {
-    in->alone(in, self->rank);
-    return NULL;
-  }
-  zero1_comm_options options = in->options;
-  options.error_text = text;
-  options.error_bytes = sizeof text;
-  const zero1_status status =
-      zero1_comm_create_nccl_id(self->rank, in->size, in->id, sizeof in->id, &options, &comm);
-  if (status) fprintf(stderr, "%s\n", text);
-  CHECK_STATUS(status, ZERO1_OK);
-  CHECK(!strcmp(zero1_comm_backend(comm), "nccl"));
-  in->fn(comm, in->arg);
-  zero1_comm_destroy(&comm);
-  return NULL;
-}
-
-static void run_world(world *in) {
-  rank_thread ranks[MOST];
-  CHECK(in->size <= MOST);
-  CHECK_STATUS(zero1_nccl_unique_id(in->id, sizeof in->id), ZERO1_OK);
-  for (int32_t r = 0; r < in->size; ++r) {
-    ranks[r] = (rank_thread){.in = in, .rank = r};
-    CHECK(!pthread_create(&ranks[r].thread, NULL, rank_main, &ranks[r]));
-  }
-  for (int32_t r = 0; r < in->size; ++r) CHECK(!pthread_join(ranks[r].thread, NULL));
-  CHECK_EQ(standin_nccl_live_comms(), 0);
-}
-
-/* fn(comm, arg) on each of `size` ranks. */
-static void run_ranks(int32_t size, const zero1_comm_options *options,
-                      void (*fn)(zero1_comm *comm, void *arg), void *arg) {
-  world in = {.size = size, .options = *options, .fn = fn, .arg = arg};
-  run_world(&in);
-}
-
-/* ---- results ---- */
-
-typedef struct promise {
-  trainer_case what;
-  trainer_result expected;
-} promise;
-
-static void keep_promise(zero1_comm *comm, void *arg) {
-  const promise *made = (const promise *)arg;
-  trainer_result mine;
-  int64_t where = 0;
-  trainer_run(comm, &made->what, &mine);
-  const char *const difference = trainer_difference(&mine, &made->expected, &where);
-  if (difference) fprintf(stderr, "%s %" PRId64 " differs\n", difference, where);
-  CHECK(!difference);
-  trainer_result_free(&mine);
-}
-
-static void check_promise(const trainer_case *what, int32_t ordered, int64_t workspace_bytes) {
-  promise made = {.what = *what};
-  zero1_comm_options options = options_of(ordered);
-  options.workspace_bytes = workspace_bytes;
-  trainer_run_alone(what, &made.expected);
-  for (int32_t size = 1; size <= MOST; ++size) {
-    made.what.reduce_group = ordered && size == 4 ? 2 : 0;
-    run_ranks(size, &options, keep_promise, &made);
-  }
-  trainer_result_free(&made.expected);
-}
-
-static void sums_of_whole_numbers_are_those_of_one_rank(void) {
-  for (int32_t ordered = 0; ordered < 2; ++ordered) check_promise(&base, ordered, 0);
-}
-
-static void so_are_those_of_bf16(void) {
-  trainer_case what = base;
-  what.param_dtype = what.grad_dtype = ZERO1_DTYPE_BF16;
-  for (int32_t ordered = 0; ordered < 2; ++ordered) check_promise(&what, ordered, 0);
-}
-
-static void so_are_those_through_a_ring_of_one_block(void) {
-  trainer_case what = base;
-  what.bucket_numel = (int64_t)1 << 40;
-  what.absences = 1;
-  check_promise(&what, 1, 1);
-}
-
-static void so_are_those_of_steps_in_halves(void) {
-  trainer_case what = base;
-  what.split = 1;
-  what.overlap = 0;
-  for (int32_t ordered = 0; ordered < 2; ++ordered) check_promise(&what, ordered, 0);
-}
-
-static void so_are_those_without_guard_and_clipping(void) {
-  trainer_case what = base;
-  what.guard = 0;
-  what.max_grad_norm = 0;
-  for (int32_t ordered = 0; ordered < 2; ++ordered) check_promise(&what, ordered, 0);
-}
-
-/* Rank 0 has 2^24 and rank 1 has 1, rank 2 has -2^24 and rank 3 has 1: in rank order that is 1, in
- * NCCL's, around the ring, it depends on the shard. */
-static void spoil_order(trainer *self, int64_t param, void *grad) {
-  static const float values[] = {0x1p24f, 1, -0x1p24f, 1};
-  for (int64_t e = 0; e < self->what->params[param].numel; ++e)
-    trainer_store(grad, ZERO1_DTYPE_FP32, e, values[self->rank]);
-}
-
-static void sum_in_order(zero1_comm *comm, void *arg) {
-  double *norm = (double *)arg;
-  trainer self;
-  zero1_info info;
-  trainer_begin(&self, &base, comm);
-  self.spoil = spoil_order;
-  trainer_step(&self, 0, &info);
-  if (self.rank == 0) *norm = info.grad_norm;
-  trainer_end(&self);
-}
-
-static void ordered_sums_are_in_the_order_of_ranks(void) {
-  double norm = 0;
-  zero1_comm_options options = options_of(1);
-  run_ranks(4, &options, sum_in_order, &norm);
-  CHECK(norm == 0.37 * sqrt(1000 + 7 + 257 + 5000));
-  options.ordered = 0;
-  run_ranks(4, &options, sum_in_order, &norm);
-  CHECK(norm != 0.37 * sqrt(1000 + 7 + 257 + 5000)); /* or the test above says nothing */
-}
-
-/* ---- the guard ---- */
-
-static void spoil_one(trainer *self, int64_t param, void *grad) {
-  if (param == 2 && self->rank == 1) trainer_store(grad, self->what->grad_dtype, 256, NAN);
-}
-
-static void meet_nan(zero1_comm *comm, void *arg) {
-  const int32_t find = *(const int32_t *)arg;
-  zero1_config config = trainer_config(&base);
-  trainer self;
-  zero1_info info;
-  config.find_culprit = find;
-  CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_sync_params(self.optimizer, 0), ZERO1_OK);
-  self.spoil = spoil_one;
-  const uint64_t before = trainer_forward(&self);
-  CHECK(trainer_step(&self, 0, &info) == before);
-  CHECK_EQ(info.skipped, 1);
-  CHECK_EQ(info.skip_reason, ZERO1_SKIP_NONFINITE);
-  CHECK_EQ(info.bad_param, find ? 2 : -1);
-  CHECK_EQ(info.bad_rank, find ? 1 : -1);
-  self.spoil = NULL;
-  CHECK(trainer_step(&self, 1, &info) != before);
-  CHECK_EQ(info.skipped, 0);
-  CHECK_EQ(info.count, 1);
-  trainer_end(&self);
-}
-
-static void a_nan_is_skipped_and_its_culprit_found_where_that_is_asked_for(void) {
-  const zero1_comm_options options = options_of(0);
-  for (int32_t find = 0; find < 2; ++find) run_ranks(3, &options, meet_nan, &find);
-}
-
-static void ordered_sums_find_it_unasked(void) {
-  int32_t find = 1;
-  const zero1_comm_options options = options_of(1);
-  run_ranks(3, &options, meet_nan, &find);
-}
+  #include "nccl_world.h"
 
 /* ---- failures in the middle of a step ---- */
 
@@ -481,33 +244,6 @@ static void several_optimizers_share_a_comm(void) {
 
 /* ---- a graph ---- */
 
-enum { LAUNCHES = 4 };
-
-/* Gradients that the step finds in memory of the device; all in one stream. */
-static void enqueue_step(trainer *self, void *const *inputs) {
-  void *const stream = self->caller.streams[0];
-  for (int32_t i = PARAMS - 1; i >= 0; --i) {
-    void *grad;
-    if (trainer_is_frozen(self, i)) continue;
-    CHECK_STATUS(zero1_optimizer_wait_grad(self->optimizer, i, stream), ZERO1_OK);
-    CHECK_STATUS(zero1_optimizer_grad(self->optimizer, i, &grad), ZERO1_OK);
-    device_copy(grad, inputs[i], trainer_grad_bytes(self->what, i), stream);
-    CHECK_STATUS(zero1_optimizer_grad_ready(self->optimizer, i, stream), ZERO1_OK);
-  }
-  CHECK_STATUS(zero1_optimizer_step(self->optimizer), ZERO1_OK);
-  CHECK_STATUS(zero1_optimizer_wait_params(self->optimizer, stream), ZERO1_OK);
-}
-
-static void capture_step(trainer *self, void *const *inputs, cudaGraphExec_t *exec) {
-  const cudaStream_t stream = (cudaStream_t)self->caller.streams[0];
-  cudaGraph_t recorded;
-  CHECK_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  enqueue_step(self, inputs);
-  CHECK_CUDA(cudaStreamEndCapture(stream, &recorded));
-  CHECK_CUDA(cudaGraphInstantiate(exec, recorded, 0));
-  CHECK_CUDA(cudaGraphDestroy(recorded));
-}
-
 /* ncclCommDestroy would wait for the graph without end. */
 static void forget_graph(zero1_comm *comm, void *arg) {
   trainer_case what = base;
@@ -537,45 +273,6 @@ static void a_graph_that_outlives_its_optimizer_is_seen(void) {
   }
   CHECK_EQ(waitpid(child, &code, 0), child);
   CHECK(WIFSIGNALED(code) && WTERMSIG(code) == SIGABRT);
-}
-
-static void use_graph(zero1_comm *comm, void *arg) {
-  trainer_case what = base;
-  trainer plain, captured;
-  void *inputs[PARAMS];
-  cudaGraphExec_t exec;
-  (void)arg;
-  what.streams = 1;
-  trainer_begin(&plain, &what, comm);
-  trainer_begin(&captured, &what, comm);
-  for (int32_t i = 0; i < PARAMS; ++i) {
-    CHECK_CUDA(cudaMalloc(&inputs[i], trainer_grad_bytes(&what, i) + 16));
-    CHECK_CUDA(cudaMemset(inputs[i], 0x40 + i + plain.rank, trainer_grad_bytes(&what, i) + 16));
-  }
-  CHECK_CUDA(cudaDeviceSynchronize());
-  for (int32_t i = 0; i <= LAUNCHES; ++i) enqueue_step(&plain, inputs);
-  enqueue_step(&captured, inputs);
-  CHECK_EQ(trainer_info(&captured).count, 1);
-  capture_step(&captured, inputs, &exec);
-  for (int32_t i = 0; i < LAUNCHES; ++i) {
-    void *const stream = captured.caller.streams[0];
-    CHECK_STATUS(zero1_optimizer_replay(captured.optimizer, stream), ZERO1_OK);
-    CHECK_CUDA(cudaGraphLaunch(exec, (cudaStream_t)stream));
-  }
-  CHECK_EQ(trainer_info(&captured).count, 1 + LAUNCHES);
-  CHECK_EQ(trainer_info(&plain).count, 1 + LAUNCHES);
-  CHECK(trainer_forward(&captured) == trainer_forward(&plain));
-  CHECK_CUDA(cudaGraphExecDestroy(exec));
-  for (int32_t i = 0; i < PARAMS; ++i) CHECK_CUDA(cudaFree(inputs[i]));
-  trainer_end(&captured);
-  trainer_end(&plain);
-}
-
-static void a_step_can_be_captured(void) {
-  for (int32_t ordered = 0; ordered < 2; ++ordered) {
-    const zero1_comm_options options = options_of(ordered);
-    run_ranks(2, &options, use_graph, NULL);
-  }
 }
 
 /* ---- ways in ---- */
@@ -759,16 +456,7 @@ int main(void) {
   device_skip_without();
   RUN(arguments_are_checked);
   RUN(a_callers_allgather_introduces_the_ranks);
-  RUN(sums_of_whole_numbers_are_those_of_one_rank);
-  RUN(so_are_those_of_bf16);
-  RUN(so_are_those_through_a_ring_of_one_block);
-  RUN(so_are_those_of_steps_in_halves);
-  RUN(so_are_those_without_guard_and_clipping);
-  RUN(ordered_sums_are_in_the_order_of_ranks);
-  RUN(a_nan_is_skipped_and_its_culprit_found_where_that_is_asked_for);
-  RUN(ordered_sums_find_it_unasked);
   RUN(several_optimizers_share_a_comm);
-  RUN(a_step_can_be_captured);
   RUN(a_callers_communicator_is_duplicated);
   RUN(an_error_of_nccl_is_everyones);
   RUN(a_rank_that_aborts_releases_its_peers);

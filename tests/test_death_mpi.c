@@ -5,7 +5,7 @@
 // args: exchange-single
 // args: hierarchical
 // timeout: 120
-// devices: host standin
+// devices: host standin cuda
 /* A rank that is lost: killed in the middle of something, aborting, absent, or leaving. Its peers
  * return an error that names it, at once or after the timeout that they asked for, and can go on to
  * clean up. This program starts itself under mpirun, once for each way of being lost; a surviving

@@ -266,14 +266,17 @@ static void copy_cell(void *context, const void *args) {
   *copy->to = *copy->from;
 }
 
-/* *to = *from, in a stream of any kind. */
+/* *to = *from, in a stream of any kind; both in pinned memory. Where it is of the device, by way of
+ * *bounce in memory of the device: CUDA may wait for a copy from host to host. */
 static void pass_on(zero1__device *device, zero1__stream *stream, int on_host, int64_t *to,
-                    const int64_t *from) {
+                    const int64_t *from, int64_t *bounce) {
   const copy_args copy = {to, from};
-  if (on_host)
+  if (on_host) {
     device->ops->host_call(device, stream, copy_cell, NULL, &copy, sizeof copy);
-  else
-    device->ops->copy(device, stream, to, from, sizeof *to);
+  } else {
+    device->ops->copy(device, stream, bounce, from, sizeof *to);
+    device->ops->copy(device, stream, to, bounce, sizeof *to);
+  }
 }
 
 /* Two of each kind, so that every kind hands over to every kind. */
@@ -314,18 +317,20 @@ static void run_chain(chain *on, const int *order, int hops, int held) {
   zero1__device *device = on->device;
   int64_t *cells = make_pinned(device, ((size_t)hops + 1) * sizeof *cells);
   gate *at = make_pinned(device, sizeof *at);
+  int64_t *bounce = make_memory(device, sizeof *cells);
   if (held) hold(device, on->streams[order[0]], at);
   cells[0] = 7;
   for (int k = 0; k < hops; ++k) {
     zero1__stream *stream = on->streams[order[k]];
     if (k) device->ops->stream_wait(device, stream, on->events[(k - 1) % 3]);
-    pass_on(device, stream, on->on_host[order[k]], &cells[k + 1], &cells[k]);
+    pass_on(device, stream, on->on_host[order[k]], &cells[k + 1], &cells[k], bounce);
     device->ops->event_record(device, on->events[k % 3], stream);
   }
   open_gate(at);
   device->ops->event_sync(device, on->events[(hops - 1) % 3]);
   CHECK_EQ(cells[hops], 7);
   for (int i = 0; i < KINDS; ++i) device->ops->stream_sync(device, on->streams[i]);
+  device->ops->memory_free(device, bounce, sizeof *cells);
   device->ops->pinned_free(device, cells, ((size_t)hops + 1) * sizeof *cells);
   device->ops->pinned_free(device, at, sizeof *at);
 }
@@ -411,7 +416,7 @@ static void a_record_in_another_stream_is_the_later_one(void) {
   device->ops->event_record(device, on.events[0], on.streams[0]);
   device->ops->event_record(device, on.events[0], on.streams[1]);
   device->ops->stream_wait(device, on.streams[4], on.events[0]);
-  pass_on(device, on.streams[4], 1, &cells[1], &cells[0]);
+  pass_on(device, on.streams[4], 1, &cells[1], &cells[0], NULL);
   open_gate(at);
   device->ops->stream_sync(device, on.streams[4]);
   CHECK_EQ(cells[1], 7);

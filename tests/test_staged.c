@@ -186,7 +186,12 @@ static void ranks_of_a_machine_that_only_exchange_messages_say_so(void) {
   trainer_result_free(&self.reference);
 }
 
-/* ---- what goes wrong ---- */
+/* ---- what goes wrong ----
+ *
+ * Not where threads share a GPU: memory is given back there once no kernel of the process waits, so
+ * a rank that goes holds up its peers' threads until the timeout. test_death_mpi.c has processes.
+ */
+#if defined(ZERO1_TESTS_STANDIN)
 
 enum { RANKS = 3, LOST = 1 };
 
@@ -229,7 +234,6 @@ static void a_rank_that_aborts_is_told_to_its_peers(void) {
     check_threads(RANKS, &options, abort_in_the_middle, &in_backward);
 }
 
-#if defined(ZERO1_TESTS_STANDIN)
 static void lose_the_device(int32_t rank, zero1_comm *comm, void *arg) {
   pthread_barrier_t *const barrier = (pthread_barrier_t *)arg;
   zero1_optimizer *optimizer;
@@ -278,8 +282,8 @@ int main(void) {
 #endif
   RUN(very_many_buckets_give_the_same_bits);
   RUN(ranks_of_a_machine_that_only_exchange_messages_say_so);
-  RUN(a_rank_that_aborts_is_told_to_its_peers);
 #if defined(ZERO1_TESTS_STANDIN)
+  RUN(a_rank_that_aborts_is_told_to_its_peers);
   RUN(nothing_is_left);
   RUN(a_device_that_fails_in_the_middle_is_told);
 #endif
