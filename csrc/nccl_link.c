@@ -87,8 +87,9 @@ static zero1_status wait_enqueued(zero1__nccl_link *link, double timeout_seconds
 zero1_status zero1__nccl_leave(zero1__nccl_link *link, ncclResult_t result, const char *what,
                                zero1__error *error) {
   pthread_mutex_unlock(&link->mutex);
-  if (result == ncclInProgress) return wait_enqueued(link, link->timeout_seconds, what, error);
-  return result ? zero1__nccl_fail(error, result, what) : ZERO1_OK;
+  if (result && result != ncclInProgress) return zero1__nccl_fail(error, result, what);
+  /* ncclSuccess may say that it has begun (ncclCommSplit of NCCL 2.28 does): the state tells. */
+  return wait_enqueued(link, link->timeout_seconds, what, error);
 }
 
 zero1_status zero1__nccl_link_look(zero1__nccl_link *link, zero1__error *error) {

@@ -130,14 +130,23 @@ typedef struct check__rank {
   zero1_comm *comm;
   check_rank_fn fn;
   void *arg;
+  pthread_barrier_t *meeting;
 } check__rank;
+
+static _Thread_local pthread_barrier_t *check__meeting;
 
 static inline void *check__rank_main(void *context) {
   check__rank *const self = (check__rank *)context;
   check__thread_rank = self->rank;
+  check__meeting = self->meeting;
   self->fn(self->rank, self->comm, self->arg);
   zero1_comm_destroy(&self->comm);
   return NULL;
+}
+
+/* Every rank of check_threads comes here before any goes on; elsewhere nothing. */
+static inline void check_meet(void) {
+  if (check__meeting) pthread_barrier_wait(check__meeting);
 }
 
 /* Runs fn(rank, comm, arg) on `world_size` threads, each with its communicator of
@@ -147,16 +156,19 @@ static inline void check_threads(int32_t world_size, const zero1_comm_options *o
                                  check_rank_fn fn, void *arg) {
   check__rank *const ranks = (check__rank *)calloc((size_t)world_size, sizeof *ranks);
   zero1_comm **const comms = (zero1_comm **)calloc((size_t)world_size, sizeof *comms);
-  CHECK(ranks && comms);
+  pthread_barrier_t meeting;
+  CHECK(ranks && comms && !pthread_barrier_init(&meeting, NULL, (unsigned)world_size));
   CHECK_STATUS(zero1_comm_create_threads(world_size, options, comms), ZERO1_OK);
   for (int32_t r = 0; r < world_size; ++r) {
     ranks[r].rank = r;
     ranks[r].comm = comms[r];
     ranks[r].fn = fn;
     ranks[r].arg = arg;
+    ranks[r].meeting = &meeting;
     CHECK(pthread_create(&ranks[r].thread, NULL, check__rank_main, &ranks[r]) == 0);
   }
   for (int32_t r = 0; r < world_size; ++r) CHECK(pthread_join(ranks[r].thread, NULL) == 0);
+  pthread_barrier_destroy(&meeting);
   free(comms);
   free(ranks);
 }

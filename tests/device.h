@@ -75,6 +75,15 @@ static inline int32_t device_ranks(int32_t ranks) {
 #endif
 }
 
+/* Ranks that are threads and share a GPU: memory there is given and taken back only once no kernel
+ * of the process waits any more, whoever's it is. So none trains before all are made, and none is
+ * ended before all have trained. */
+static inline void device_meet(void) {
+#if !defined(ZERO1_TESTS_STANDIN)
+  if (device_is_cuda()) check_meet();
+#endif
+}
+
 /* ---- a stream of the calling thread's own, for tests without a caller ----
  *
  * Ranks are threads: in one stream, a rank that waits would hold up the one that it waits for. */

@@ -39,16 +39,12 @@ typedef struct halves {
 
 typedef void (*half_fn)(trainer *self, const halves *what, int32_t half);
 
-/* Between creation and the first step: memory of a GPU is not given out while a kernel of the same
- * process waits there, and a half that has begun waits for the other. */
-static pthread_barrier_t all_created;
-
 static void begin(trainer *self, zero1_comm *shard, zero1_comm *all, const trainer_case *train) {
   zero1_config config = trainer_config(train);
   config.agree_comm = all;
   CHECK_STATUS(trainer_try_create(self, train, shard, &config), ZERO1_OK);
+  device_meet();
   CHECK_STATUS(zero1_optimizer_sync_params(self->optimizer, 0), ZERO1_OK);
-  pthread_barrier_wait(&all_created);
 }
 
 static void run_halves(int32_t all_per_node, const int32_t *shard_per_node, check_rank_fn fn,
@@ -65,9 +61,7 @@ static void run_halves(int32_t all_per_node, const int32_t *shard_per_node, chec
     CHECK_STATUS(zero1_comm_create_threads(2, &options, &what->shards[2 * half]), ZERO1_OK);
   }
   options.ranks_per_node = all_per_node;
-  CHECK(!pthread_barrier_init(&all_created, NULL, 4));
   check_threads(4, &options, fn, what);
-  CHECK(!pthread_barrier_destroy(&all_created));
 }
 
 /* Ranks per node of all, and of each half; the last two are for the host alone, since on CUDA the

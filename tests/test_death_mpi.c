@@ -139,6 +139,7 @@ static void run_rank(const scene *at, const loss *way, const char *folder) {
   misuse_options(at->ranks_per_node, stays(way) ? 1 : 60, &options);
   CHECK_STATUS(zero1_comm_create_mpi(MPI_Comm_c2f(MPI_COMM_WORLD), &options, &comm), ZERO1_OK);
   CHECK(!strncmp(zero1_comm_backend(comm), at->path, strlen(zero1_comm_backend(comm))));
+  device_skip_without(); /* on a GPU the first that is done there takes seconds */
   CHECK_STATUS(zero1_comm_barrier(comm), ZERO1_OK);
   const double begin = misuse_seconds();
   maybe_lost(&self, "create", NULL);
@@ -259,6 +260,7 @@ int main(int argc, char **argv) {
   }
   CHECK(argc >= 2);
   require_open_mpi();
+  device_skip_without();
   if (device_is_cuda() && !strcmp(argv[1], "hierarchical"))
     SKIP("on a device its ranks exchange messages: that is the scene before");
   set_environment();

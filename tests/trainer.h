@@ -257,7 +257,10 @@ static inline int trainer_may_write(const trainer *self, const zero1_comm *comm,
  * before they are given to everyone. */
 static inline void trainer_begin(trainer *self, const trainer_case *what, zero1_comm *comm) {
   const zero1_config config = trainer_config(what);
-  CHECK_STATUS(trainer_try_create(self, what, comm, &config), ZERO1_OK);
+  const zero1_status status = trainer_try_create(self, what, comm, &config);
+  if (status) fprintf(stderr, "%s\n", zero1_comm_last_error(comm));
+  CHECK_STATUS(status, ZERO1_OK);
+  device_meet();
   for (int32_t i = 0; i < what->param_count && trainer_may_write(self, comm, what->root); ++i) {
     random_state random = {(uint64_t)i + 100};
     void *const param = trainer_begin_param(self, i);
@@ -271,6 +274,7 @@ static inline void trainer_begin(trainer *self, const trainer_case *what, zero1_
 }
 
 static inline void trainer_end(trainer *self) {
+  device_meet();
   zero1_optimizer_destroy(&self->optimizer);
   CHECK(!self->optimizer);
   device_caller_end(&self->caller);
@@ -355,7 +359,9 @@ static inline uint64_t trainer_forward(trainer *self) {
   uint64_t hash = 0;
   for (int32_t i = 0; i < what->param_count; ++i) {
     void *const stream = trainer_stream(self, i);
-    CHECK_STATUS(zero1_optimizer_wait_param(self->optimizer, i, stream), ZERO1_OK);
+    const zero1_status status = zero1_optimizer_wait_param(self->optimizer, i, stream);
+    if (status) fprintf(stderr, "%s\n", zero1_optimizer_last_error(self->optimizer));
+    CHECK_STATUS(status, ZERO1_OK);
     const void *const param = trainer_read_param(self, i, stream);
     for (int64_t e = 0; e < what->params[i].numel; ++e)
       hash = trainer_scatter(hash, trainer_load_bits(param, what->param_dtype, e), 0, 0);

@@ -246,7 +246,8 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *chil
     result = ncclSuccess;
     standin_nccl_pause();
   }
-  return result;
+  /* NCCL 2.28 says ncclSuccess of what has only begun. */
+  return result == ncclInProgress ? ncclSuccess : result;
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state) {
