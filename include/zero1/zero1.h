@@ -39,10 +39,13 @@
  * backward pass included, give up with ZERO1_ERR_TIMEOUT. Streams outlive the optimizer.
  *
  * Kernels of a step wait for the peers' kernels. Where ranks are threads of one process, or two
- * optimizers share a GPU, what waits for the whole device (cudaFree, often cudaMalloc, and the
- * first launch of a kernel unless CUDA_MODULE_LOADING is EAGER) must not be needed on the way to
- * the call that a peer waits for. Streams of a process that share one of its queues wait for each
- * other, too: of 8, or of CUDA_DEVICE_MAX_CONNECTIONS, which such programs set to 32.
+ * optimizers share a GPU, what waits for the whole device (cudaFree and cudaFreeHost, which also
+ * hold up the calls of other threads meanwhile; the first launch of a kernel unless
+ * CUDA_MODULE_LOADING is EAGER) must not be needed on the way to the call that a peer waits for.
+ * Where ranks communicate through the host that holds for one rank, too: kernels wait for copies
+ * that a thread of the library makes, so nobody frees memory of CUDA between the first gradient of
+ * a step and its end. Streams of a process that share one of its queues wait for each other, too:
+ * of 8, or of CUDA_DEVICE_MAX_CONNECTIONS, which such programs set to 32; an optimizer has up to 5.
  *
  * Part of the public face: C99, safe for C++ and for ctypes; includes no MPI or CUDA header. */
 #ifndef ZERO1_ZERO1_H
