@@ -43,6 +43,15 @@ static void fill(bench_baseline *baseline) {
     baseline->master_param[e] = bench_initial_param(shard_begin + e);
 }
 
+static void add_narrow(void *in, void *inout, int *count, MPI_Datatype *type) {
+  const uint16_t *const theirs = in;
+  uint16_t *const sums = inout;
+  (void)type;
+  for (int i = 0; i < *count; ++i)
+    sums[i] =
+        zero1__fp32_to_bf16(zero1__bf16_to_fp32(sums[i]) + zero1__bf16_to_fp32(theirs[i]));
+}
+
 bool bench_baseline_open(bench_baseline *baseline, const bench_subject *subject,
                          const bench_options *options) {
   const int64_t world = subject->world_size, numel = subject->numel;
@@ -71,6 +80,7 @@ bool bench_baseline_open(bench_baseline *baseline, const bench_subject *subject,
       options->param_dtype == ZERO1_DTYPE_FP32
           ? (float *)baseline->params + (int64_t)subject->rank * baseline->shard_numel
           : tensor_alloc(baseline, 1, 4);
+  MPI_Op_create(add_narrow, 1, &baseline->narrow_op);
   fill(baseline);
   return true;
 }
@@ -79,6 +89,7 @@ void bench_baseline_close(bench_baseline *baseline) {
   const bench_subject *subject = baseline->subject;
   const int64_t world = subject->world_size;
   if (!baseline->grads) return;
+  MPI_Op_free(&baseline->narrow_op);
   if (subject->param_dtype != ZERO1_DTYPE_FP32) tensor_free(baseline, 1, 4, baseline->master_param);
   tensor_free(baseline, 1, 4, baseline->exp_avg_sq);
   tensor_free(baseline, 1, 4, baseline->exp_avg);
@@ -119,15 +130,31 @@ static zero1__sources one_source(const void *const *source, zero1__dtype dtype) 
   return (zero1__sources){.contributions = source, .count = 1, .group = 1, .dtype = dtype};
 }
 
-static void widen(bench_baseline *baseline) {
-  const void *const source = baseline->narrow;
+/* The blocks of `narrow`, whose first is at `source`. */
+static void widen(bench_baseline *baseline, const void *source, zero1__range blocks, float *out) {
   const zero1__reduce_job job = {.layout = &baseline->layout,
-                                 .blocks = {0, baseline->layout.trainable_blocks},
+                                 .blocks = blocks,
                                  .sources = one_source(&source, ZERO1_DTYPE_BF16),
-                                 .out = baseline->grads,
+                                 .out = out,
                                  .stats = baseline->stats};
   kernel_run run = {baseline, &job, NULL};
   zero1__pool_run(baseline->pool, run_part, &run);
+}
+
+/* The sums of this rank's shard, in fp32. */
+static void reduce_scatter(bench_baseline *baseline) {
+  const zero1__range all = {0, baseline->layout.trainable_blocks};
+  const int numel = baseline->shard_numel;
+  uint16_t *const sums = (uint16_t *)baseline->grads; /* nobody else needs it then */
+  if (baseline->narrow && baseline->narrow_sums) {
+    MPI_Reduce_scatter_block(baseline->narrow, sums, numel, MPI_UINT16_T, baseline->narrow_op,
+                             MPI_COMM_WORLD);
+    widen(baseline, sums, baseline->shard, baseline->grad_shard);
+    return;
+  }
+  if (baseline->narrow) widen(baseline, baseline->narrow, all, baseline->grads);
+  MPI_Reduce_scatter_block(baseline->grads, baseline->grad_shard, numel, MPI_FLOAT, MPI_SUM,
+                           MPI_COMM_WORLD);
 }
 
 /* What gradients are multiplied by. */
@@ -178,9 +205,7 @@ bench_baseline_times bench_baseline_run(bench_baseline *baseline) {
   const int numel = baseline->shard_numel;
   MPI_Barrier(MPI_COMM_WORLD);
   const int64_t begin_ns = zero1__now_ns();
-  if (baseline->narrow) widen(baseline);
-  MPI_Reduce_scatter_block(baseline->grads, baseline->grad_shard, numel, MPI_FLOAT, MPI_SUM,
-                           MPI_COMM_WORLD);
+  reduce_scatter(baseline);
   const double reduced_ms = bench_ms_since(begin_ns);
   update(baseline, agree_on_factor(baseline));
   const double updated_ms = bench_ms_since(begin_ns);

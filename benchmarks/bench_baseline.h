@@ -3,9 +3,12 @@
  *
  * With clipping: between the two, a pass of the reduce kernel for the norm, and MPI_Allreduce. bf16
  * gradients are converted to fp32 first, for MPI has no type to sum them in; bf16 parameters are
- * gathered as they are. */
+ * gathered as they are. With `narrow_sums` they are summed as they are, too, by an operation that MPI
+ * is given, rounded after each addition: half the bytes, and other sums. */
 #ifndef BENCH_BASELINE_H
 #define BENCH_BASELINE_H
+
+#include <mpi.h>
 
 #include "bench_subject.h"
 #include "kernels_host.h"
@@ -26,6 +29,8 @@ typedef struct bench_baseline {
   float *master_param;                      /* [shard_numel] part of params at fp32 */
   float *grad_shard, *exp_avg, *exp_avg_sq; /* [shard_numel] */
   int64_t count;
+  int narrow_sums;  /* the caller's, where gradients are bf16: 0 (as opened) or 1 */
+  MPI_Op narrow_op; /* of two arrays of bf16 as MPI_UINT16_T */
 } bench_baseline;
 
 /** Times of one repetition, each the slowest rank's. */
