@@ -18,7 +18,8 @@ typedef struct bench_run {
   const bench_overlap_options *options;
   bench_subject subject;
   bench_check check;
-  int64_t count; /* steps so far */
+  int64_t count;    /* steps so far */
+  double length_ms; /* of a computation */
   int way_count;
   run_way ways[MOST_WAYS];
   run_way nothing;                              /* steps without computation */
@@ -98,12 +99,12 @@ static double alone(bench_run *run, run_way *way) {
 }
 
 /* Busy ranks compute for `length_ms` while all of them do. */
-static void set_length(bench_run *run, run_way *way, double length_ms) {
+static void set_length(bench_run *run, run_way *way) {
   enum { TRIES = 4 };
   const double parts = 2 * (double)run->subject.tensors;
-  way->computation.each = way->computation.kind == BENCH_BUSY ? 10 : length_ms * 1e6 / parts;
+  way->computation.each = way->computation.kind == BENCH_BUSY ? 10 : run->length_ms * 1e6 / parts;
   for (int i = 0; i < TRIES && way->computation.kind == BENCH_BUSY; ++i)
-    way->computation.each *= length_ms / alone(run, way);
+    way->computation.each *= run->length_ms / alone(run, way);
 }
 
 /* Warm-up: steps without computation say how long the communication takes. */
@@ -118,13 +119,25 @@ static void warm_up(bench_run *run) {
   zero1_optimizer_info(run->subject.optimizer, &info, sizeof info);
   bench_require(fabs(info.grad_norm - norm) <= 1e-6 * run->subject.world_size * norm,
                 "wrong result: grad_norm is %.9g, not %.9g", info.grad_norm, norm);
-  const double length_ms = run->options->length * bench_series_quartiles(&communication).median;
+  run->length_ms = run->options->length * bench_series_quartiles(&communication).median;
   free(communication.values);
-  bench_require(length_ms > 0, "the ranks do not communicate: there is nothing to hide");
-  for (int i = 0; i < run->way_count; ++i) set_length(run, &run->ways[i], length_ms);
+  bench_require(run->length_ms > 0, "the ranks do not communicate: there is nothing to hide");
+  for (int i = 0; i < run->way_count; ++i) set_length(run, &run->ways[i]);
 }
 
 /* ---- repetitions ---- */
+
+/* The same computation before the step and after it: what drifts slowly drops out of their mean. */
+static void repeat_way(bench_run *run, run_way *way, double communication_ms) {
+  const double before_ms = alone(run, way);
+  const double step_ms = checked_step(run, way, 1).step_ms;
+  const double after_ms = alone(run, way), alone_ms = (before_ms + after_ms) / 2;
+  note(run, &way->alone, alone_ms);
+  note(run, &way->step, step_ms);
+  note(run, &way->hidden, 1 - (step_ms - alone_ms) / communication_ms);
+  if (way->computation.kind == BENCH_BUSY) /* cores change their speed, too */
+    way->computation.each *= run->length_ms / after_ms;
+}
 
 static void repeat(bench_run *run) {
   for (int64_t i = 0; i < run->options->subject.steps; ++i) {
@@ -133,14 +146,8 @@ static void repeat(bench_run *run) {
     note(run, &run->communication, by_itself.communication_ms);
     note(run, &run->exchange, by_itself.exchange_ms);
     note(run, &run->gather, by_itself.gather_ms);
-    for (int w = 0; w < run->way_count; ++w) {
-      run_way *way = &run->ways[w];
-      const double alone_ms = alone(run, way);
-      const double step_ms = checked_step(run, way, 1).step_ms;
-      note(run, &way->alone, alone_ms);
-      note(run, &way->step, step_ms);
-      note(run, &way->hidden, 1 - (step_ms - alone_ms) / by_itself.communication_ms);
-    }
+    for (int w = 0; w < run->way_count; ++w)
+      repeat_way(run, &run->ways[w], by_itself.communication_ms);
   }
 }
 
