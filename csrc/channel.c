@@ -82,11 +82,13 @@ zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
   channel->partials = calloc(chunks * (size_t)partials + 1, sizeof *channel->partials);
   channel->pointers = calloc(pointers, sizeof *channel->pointers);
   channel->pointers_bytes = pointers * sizeof *channel->pointers;
-  if (!channel->chunks || !channel->chunk_begin || !channel->partials || !channel->pointers)
+  channel->times = calloc((size_t)layout->bucket_count + 1, sizeof *channel->times);
+  if (!channel->chunks || !channel->chunk_begin || !channel->partials || !channel->pointers ||
+      !channel->times)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the tables of %zu chunks", chunks);
-  channel->workspace_bytes += chunks * sizeof *channel->chunks +
-                              chunks * (size_t)partials * sizeof *channel->partials +
-                              pointers * sizeof *channel->pointers;
+  channel->workspace_bytes +=
+      chunks * sizeof *channel->chunks + chunks * (size_t)partials * sizeof *channel->partials +
+      pointers * sizeof *channel->pointers + (size_t)layout->bucket_count * sizeof *channel->times;
   fill_chunks(channel, chunk_blocks);
   hand_out_tables(channel, sources, partials, partial_sources);
   return ZERO1_OK;
@@ -139,6 +141,7 @@ void zero1__channel_end(zero1__channel *channel) {
   free(channel->chunks);
   free(channel->chunk_begin);
   free(channel->gather_end);
+  free(channel->times);
   pthread_mutex_destroy(&channel->mutex);
 }
 
@@ -186,6 +189,28 @@ static int64_t *counter_of(zero1__channel *channel, zero1__channel_fn fn) {
   return &channel->exchange_ns;
 }
 
+void zero1__channel_clear_times(zero1__channel *channel) {
+  channel->exchange_ns = channel->gather_ns = 0;
+  memset(channel->times, 0, (size_t)channel->config.layout->bucket_count * sizeof *channel->times);
+}
+
+static void note_times(zero1__channel *channel, const call_args *call, int64_t begin_ns,
+                       int64_t end_ns) {
+  if (call->fn == channel->ops->all_gather) {
+    const int64_t end = zero1__channel_gather_end(channel, call->index);
+    for (int64_t bucket = call->index; bucket < end; ++bucket) {
+      channel->times[bucket].gather_begin_ns = begin_ns;
+      channel->times[bucket].gather_end_ns = end_ns;
+    }
+  } else { /* arrive, and those of its chunks */
+    zero1__bucket_times *times =
+        &channel->times[call->fn == channel->ops->arrive ? call->index
+                                                         : channel->chunks[call->index].bucket];
+    if (!times->exchange_begin_ns) times->exchange_begin_ns = begin_ns;
+    times->exchange_end_ns = end_ns;
+  }
+}
+
 static void call_task(void *context, const void *args) {
   zero1__channel *channel = context;
   const call_args *call = args;
@@ -195,7 +220,10 @@ static void call_task(void *context, const void *args) {
   zero1__error_clear(&error);
   const int64_t begin_ns = zero1__now_ns();
   if (call->fn(channel, call->index, call->epoch, &error)) zero1__channel_fail(channel, &error);
-  if (counter) *counter += zero1__now_ns() - begin_ns;
+  if (!counter) return;
+  const int64_t end_ns = zero1__now_ns();
+  *counter += end_ns - begin_ns;
+  note_times(channel, call, begin_ns, end_ns);
 }
 
 static void call_on_device(zero1__channel *channel, zero1__stream *stream, zero1__channel_fn fn,

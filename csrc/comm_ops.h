@@ -79,6 +79,13 @@ typedef struct zero1__chunk {
   zero1__partial *partials;
 } zero1__chunk;
 
+/** When the calls for a bucket began and ended in the last step (clock.h); 0: there were none. Of
+ * the host's threads; on_device, channel calls take no time of the host's and note none. */
+typedef struct zero1__bucket_times {
+  int64_t exchange_begin_ns, exchange_end_ns;
+  int64_t gather_begin_ns, gather_end_ns;
+} zero1__bucket_times;
+
 /** What an optimizer asks a channel for. */
 typedef struct zero1__channel_config {
   zero1__device *device;
@@ -116,6 +123,7 @@ struct zero1__channel {
   int32_t ring_count;             /* receive buffers; chunk c uses c % ring_count; 0: in place */
   uint32_t epoch;                 /* of the step: set by the schedule before it enqueues */
   int64_t exchange_ns, gather_ns; /* time in the calls below; read when the streams are idle */
+  zero1__bucket_times *times;     /* [bucket_count]; so are they */
   pthread_mutex_t mutex;
   /* under mutex: the first failure of a call below; the later ones do nothing */
   zero1__error failure;
@@ -204,6 +212,9 @@ void zero1__channel_fail(zero1__channel *channel, const zero1__error *error);
 
 /** The lanes of the same optimizer, or NULL. They are set back before they are closed. */
 void zero1__channel_set_lanes(zero1__channel *channel, zero1__lane *lane, zero1__lane *wider);
+
+/** A step begins: no call has taken time yet. The streams are idle, or on_device. */
+void zero1__channel_clear_times(zero1__channel *channel);
 
 /** The failure, or ZERO1_OK; *error, where given, gets a copy. */
 zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error);

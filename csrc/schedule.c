@@ -270,7 +270,7 @@ static void open_on_device(zero1__schedule *schedule) {
   hand_to_comm(schedule, schedule->reduced); /* calls of the channel post the step's epoch */
   ops->times_forget(schedule->device);
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
-  schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;
+  zero1__channel_clear_times(schedule->channel);
 }
 
 /* Whether a step in the caller's stream can be captured, where it is being. */
