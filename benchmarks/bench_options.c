@@ -21,6 +21,8 @@ static const bench_argument rows[] = {
      "threads per rank; 0: the cores that it is bound to, or its part of the node's"},
     {"bucket-numel", "N", BENCH_WHOLE, FIELD(bucket_numel), "0", 0, 1e12,
      "most elements in a bucket; 0: the library's default"},
+    {"creates", "N", BENCH_WHOLE, FIELD(creates), "1", 1, 1000,
+     "times that the optimizer is created; the median is told"},
     {"ranks-per-node", "N", BENCH_WHOLE, FIELD(ranks_per_node), "0", 0, 1e6,
      "ranks taken for one node; 0: as it is; 1: all apart"},
     {"private-params", NULL, BENCH_OFF, FIELD(share_params), NULL, 0, 0,

@@ -13,6 +13,7 @@ typedef struct bench_options {
   double clip;
   int64_t steps, warmup;
   int64_t threads, bucket_numel, ranks_per_node;
+  int64_t creates;
   int64_t share_params, overlap; /* 0 or 1 */
   int64_t limit, baseline;       /* 1: measured besides */
   const char *json;              /* or NULL */

@@ -43,6 +43,9 @@ void bench_report_table(const bench_report *report, FILE *out) {
   number(out, "  agree", report->agree_ms, "ms");
   number(out, "  update", report->update_ms, "ms");
   number(out, "  gather", report->gather_ms, "ms");
+  number(out, "  first parameter", report->first_ms, "ms");
+  number(out, "  CPU, all ranks", report->cpu_ms, "ms");
+  number(out, "wait_param, all", report->wait_ms, "ms");
   number(out, "moved", bench_report_bytes(report) * 1e-6, "MB");
   number(out, "achieved", gbps(report, report->step_ms.median), "GB/s");
   spread(out, "limit", report->limit_ms, "ms");
@@ -88,6 +91,9 @@ static void json_times(bench_json *object, const bench_report *report) {
   bench_json_real(object, "agree_ms", report->agree_ms);
   bench_json_real(object, "update_ms", report->update_ms);
   bench_json_real(object, "gather_ms", report->gather_ms);
+  bench_json_real(object, "first_ms", report->first_ms);
+  bench_json_real(object, "wait_ms", report->wait_ms);
+  bench_json_real(object, "cpu_ms", report->cpu_ms);
   bench_json_real(object, "bytes_per_param", report->bytes_per_param);
   bench_json_whole(object, "bytes_moved", (int64_t)bench_report_bytes(report));
   bench_json_real(object, "achieved_gbps", gbps(report, report->step_ms.median));

@@ -18,6 +18,7 @@ typedef struct bench_report {
   bench_quartiles step_ms, limit_ms, mpi_baseline_ms;
   bench_quartiles ratio_to_limit, speedup_vs_mpi;                          /* of pairs */
   double ready_ms, exchange_ms, reduce_ms, agree_ms, update_ms, gather_ms; /* medians */
+  double first_ms, wait_ms, cpu_ms;
   double mpi_reduce_ms, mpi_update_ms, mpi_gather_ms;
   int bytes_per_param;
   uint64_t memory_bytes, padding_bytes; /* of the rank that has most */

@@ -19,7 +19,7 @@ typedef struct bench_run {
   bench_baseline baseline;
   int has_limit, has_baseline;
   /* what counts; [steps] each */
-  bench_series step, ready, exchange, reduce, agree, update, gather;
+  bench_series step, ready, exchange, reduce, agree, update, gather, first, wait, cpu;
   bench_series limit_times, mpi, mpi_reduce, mpi_update, mpi_gather;
 } bench_run;
 
@@ -37,6 +37,9 @@ static void note_step(bench_run *run, const bench_step_times *times) {
   note(run, &run->agree, times->agree_ms);
   note(run, &run->update, times->update_ms);
   note(run, &run->gather, times->gather_ms);
+  note(run, &run->first, times->first_ms);
+  note(run, &run->wait, times->wait_ms);
+  note(run, &run->cpu, times->cpu_ms);
 }
 
 static void note_baseline(bench_run *run, const bench_baseline_times *times) {
@@ -124,6 +127,9 @@ static bench_report report_of(const bench_run *run) {
       .agree_ms = median(&run->agree),
       .update_ms = median(&run->update),
       .gather_ms = median(&run->gather),
+      .first_ms = median(&run->first),
+      .wait_ms = median(&run->wait),
+      .cpu_ms = median(&run->cpu),
       .mpi_reduce_ms = median(&run->mpi_reduce),
       .mpi_update_ms = median(&run->mpi_update),
       .mpi_gather_ms = median(&run->mpi_gather),
@@ -136,7 +142,8 @@ static bench_report report_of(const bench_run *run) {
 static void free_series(bench_run *run) {
   bench_series *all[] = {&run->step,  &run->ready,      &run->exchange,   &run->reduce,
                          &run->agree, &run->update,     &run->gather,     &run->limit_times,
-                         &run->mpi,   &run->mpi_reduce, &run->mpi_update, &run->mpi_gather};
+                         &run->mpi,   &run->mpi_reduce, &run->mpi_update, &run->mpi_gather,
+                         &run->first, &run->wait,       &run->cpu};
   for (size_t i = 0; i < sizeof all / sizeof *all; ++i) free(all[i]->values);
 }
 

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "bench_series.h"
 #include "bench_world.h"
 #include "rules.h"
 
@@ -91,7 +92,19 @@ static zero1_config config_of(const bench_subject *subject, const bench_options 
   return config;
 }
 
-static void create(bench_subject *subject, const zero1_config *config) {
+static double create_once(bench_subject *subject, const zero1_config *config,
+                          const zero1_param_spec *specs) {
+  MPI_Barrier(MPI_COMM_WORLD);
+  const int64_t begin_ns = zero1__now_ns();
+  const zero1_status status = zero1_optimizer_create(subject->comm, config, specs, sizeof *specs,
+                                                     subject->tensors, &subject->optimizer);
+  const double create_ms = bench_max(bench_ms_since(begin_ns));
+  bench_require(!status, "rank %d: no optimizer: %s", subject->rank,
+                zero1_comm_last_error(subject->comm));
+  return create_ms;
+}
+
+static void create(bench_subject *subject, const zero1_config *config, int64_t times) {
   enum { NAME_BYTES = 32 };
   const size_t tensors = (size_t)subject->tensors;
   zero1_param_spec *specs = bench_alloc(tensors, sizeof *specs);
@@ -102,13 +115,13 @@ static void create(bench_subject *subject, const zero1_config *config) {
     snprintf(names + i * NAME_BYTES, NAME_BYTES, "tensor%" PRId64, i);
     specs[i] = (zero1_param_spec){.name = names + i * NAME_BYTES, .shape = &shapes[i], .ndim = 1};
   }
-  MPI_Barrier(MPI_COMM_WORLD);
-  const int64_t begin_ns = zero1__now_ns();
-  const zero1_status status = zero1_optimizer_create(subject->comm, config, specs, sizeof *specs,
-                                                     subject->tensors, &subject->optimizer);
-  subject->create_ms = bench_max(bench_ms_since(begin_ns));
-  bench_require(!status, "rank %d: no optimizer: %s", subject->rank,
-                zero1_comm_last_error(subject->comm));
+  bench_series series = {times, bench_alloc((size_t)times, sizeof *series.values)};
+  for (int64_t i = 0; i < times; ++i) {
+    zero1_optimizer_destroy(&subject->optimizer); /* the one before */
+    series.values[i] = create_once(subject, config, specs);
+  }
+  subject->create_ms = bench_series_quartiles(&series).median;
+  free(series.values);
   free(names);
   free(shapes);
   free(specs);
@@ -124,7 +137,7 @@ void bench_subject_open(bench_subject *subject, const bench_options *options) {
   zero1_group_init(&subject->group, sizeof subject->group);
   open_comm(subject, options);
   const zero1_config config = config_of(subject, options);
-  create(subject, &config);
+  create(subject, &config, options->creates);
   subject->params = bench_alloc((size_t)subject->tensors, sizeof *subject->params);
   subject->grads = bench_alloc((size_t)subject->tensors, sizeof *subject->grads);
   for (int64_t i = 0; i < subject->tensors; ++i) {
@@ -146,25 +159,60 @@ void bench_subject_close(bench_subject *subject) {
 
 /* ---- a step ---- */
 
+/* Of all threads of this process. */
+static double cpu_ms(void) {
+  struct timespec used;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return (double)used.tv_sec * 1e3 + (double)used.tv_nsec * 1e-6;
+}
+
+/* As forward does; the step is over. */
+static double wait_for_params(bench_subject *subject) {
+  zero1_status status = ZERO1_OK;
+  const int64_t begin_ns = zero1__now_ns();
+  for (int64_t i = 0; i < subject->tensors && !status; ++i)
+    status = zero1_optimizer_wait_param(subject->optimizer, i, ZERO1_STREAM_DEFAULT);
+  const double wait_ms = bench_ms_since(begin_ns);
+  bench_require(!status, "rank %d: wait_param: %s", subject->rank,
+                zero1_optimizer_last_error(subject->optimizer));
+  return wait_ms;
+}
+
 bench_step_times bench_subject_step(bench_subject *subject) {
   zero1_optimizer *optimizer = subject->optimizer;
   zero1_info info = {0};
   zero1_status status = ZERO1_OK;
   MPI_Barrier(MPI_COMM_WORLD);
+  const double begin_cpu_ms = cpu_ms();
   const int64_t begin_ns = zero1__now_ns();
   for (int64_t i = subject->tensors - 1; i >= 0 && !status; --i)
     status = zero1_optimizer_grad_ready(optimizer, i, ZERO1_STREAM_DEFAULT);
   const double ready_ms = bench_ms_since(begin_ns);
   if (!status) status = zero1_optimizer_step(optimizer);
+  if (!status) status = zero1_optimizer_wait_param(optimizer, 0, ZERO1_STREAM_DEFAULT);
+  const double first_ms = bench_ms_since(begin_ns);
   if (!status) status = zero1_optimizer_info(optimizer, &info, sizeof info);
   const double step_ms = bench_ms_since(begin_ns);
+  double used_ms = cpu_ms() - begin_cpu_ms;
   bench_require(!status, "rank %d: step: %s", subject->rank, zero1_optimizer_last_error(optimizer));
   bench_require(!info.skipped, "rank %d: the step was skipped, for reason %d", subject->rank,
                 info.skip_reason);
-  double mine[7] = {step_ms,       ready_ms,       info.exchange_ms, info.reduce_ms,
-                    info.agree_ms, info.update_ms, info.gather_ms};
-  double all[7];
-  MPI_Allreduce(mine, all, 7, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-  return (bench_step_times){all[0], all[1], all[2],         all[3],        all[4],
-                            all[5], all[6], info.grad_norm, info.clip_coef};
+  const double wait_ms = wait_for_params(subject);
+  double mine[9] = {step_ms,        ready_ms,       info.exchange_ms, info.reduce_ms, info.agree_ms,
+                    info.update_ms, info.gather_ms, wait_ms,          first_ms};
+  double all[9];
+  MPI_Allreduce(mine, all, 9, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+  MPI_Allreduce(MPI_IN_PLACE, &used_ms, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+  return (bench_step_times){.step_ms = all[0],
+                            .ready_ms = all[1],
+                            .exchange_ms = all[2],
+                            .reduce_ms = all[3],
+                            .agree_ms = all[4],
+                            .update_ms = all[5],
+                            .gather_ms = all[6],
+                            .grad_norm = info.grad_norm,
+                            .clip_coef = info.clip_coef,
+                            .wait_ms = all[7],
+                            .first_ms = all[8],
+                            .cpu_ms = used_ms};
 }

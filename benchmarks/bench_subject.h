@@ -16,7 +16,7 @@ typedef struct bench_subject {
   zero1_comm *comm;
   zero1_optimizer *optimizer;
   void **params, **grads; /* [tensors] */
-  double create_ms;       /* of zero1_optimizer_create, the slowest rank's */
+  double create_ms;       /* of zero1_optimizer_create, the slowest rank's; median */
 } bench_subject;
 
 /** Times of one step: each the slowest rank's. */
@@ -25,6 +25,9 @@ typedef struct bench_step_times {
   double ready_ms; /* in zero1_optimizer_grad_ready */
   double exchange_ms, reduce_ms, agree_ms, update_ms, gather_ms; /* as zero1_info */
   double grad_norm, clip_coef;
+  double first_ms; /* from the barrier until parameter 0, which forward reads first, is there */
+  double wait_ms;  /* of zero1_optimizer_wait_param for every tensor, after the step */
+  double cpu_ms;   /* that the step took of processors, all ranks together */
 } bench_step_times;
 
 /** Collective; so are the others. A failure ends all ranks. */

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 
-KEYS = """world_size numel tensors param_dtype grad_dtype clip step_ms reduce_ms update_ms gather_ms
+KEYS = """world_size numel tensors param_dtype grad_dtype clip step_ms reduce_ms update_ms gather_ms first_ms wait_ms cpu_ms
 bytes_moved achieved_gbps limit_gbps limit_ms ratio_to_limit mpi_baseline_ms speedup_vs_mpi
 memory_bytes padding_bytes create_ms step_ms_q1 step_ms_q3 ranks_per_node backend isa threads cpu cores
 memory_gib kernel compiler mpi""".split()
@@ -21,6 +21,7 @@ def main() -> None:
     assert not missing, f"missing keys: {missing}"
     assert result["world_size"] == 2
     assert result["step_ms_q1"] <= result["step_ms"] <= result["step_ms_q3"]
+    assert 0 < result["first_ms"] <= result["step_ms_q3"] and result["cpu_ms"] > 0
     assert result["step_ms"] > 0 and result["limit_ms"] > 0
     assert (result["mpi_baseline_ms"] is None) == ("--no-baseline" in command)
     achieved = result["bytes_moved"] / result["step_ms"] * 1e-6

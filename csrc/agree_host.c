@@ -123,7 +123,10 @@ static void let_update(zero1__schedule *schedule, const zero1__decide_job *job) 
   const int64_t group_count = schedule->settings->config.group_count;
   for (int64_t i = 0; i < group_count; ++i)
     schedule->made_scalars[i] = zero1__adam_scalars_make(&schedule->groups[i], job->step->count);
-  for (int64_t slot = 0; slot < job->slot_count; ++slot) zero1__step_absent(job, slot);
+  if (job->step->decision.any_absent) /* else there may be very many slots to ask about nothing */
+    for (int64_t slot = 0; slot < job->slot_count; ++slot) zero1__step_absent(job, slot);
+  else
+    memset(job->absent_slots, 0, (size_t)job->slot_count);
   show(schedule, schedule->scalars, schedule->made_scalars,
        (size_t)group_count * sizeof *schedule->scalars);
   show(schedule, schedule->absent, schedule->made_absent, (size_t)job->slot_count);

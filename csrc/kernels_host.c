@@ -343,10 +343,15 @@ static __attribute__((noinline)) void update_blocks(const zero1__update_job *job
   }
 }
 
+#include "kernels_line.h" /* another way, of one or two sources, with what is above */
+
 static void update(const zero1__update_job *job, zero1__range blocks, zero1__stats *stats) {
   if (job->verdict->skip) return;
   const float_mode before = float_mode_enter();
-  update_blocks(job, blocks, stats);
+  if (suits_lines(job))
+    update_lines_of(job, blocks, stats);
+  else
+    update_blocks(job, blocks, stats);
   float_mode_leave(before);
 }
 
