@@ -33,6 +33,7 @@ void zero1__host_clear(zero1__schedule *schedule) {
   show_verdict(schedule);
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
   schedule->channel->exchange_ns = schedule->channel->gather_ns = 0;
+  schedule->channel->sent_bytes = 0;
 }
 
 static void make_record(zero1__schedule *schedule, const agree_args *args, zero1__record *mine) {

@@ -100,6 +100,7 @@ void zero1__channel_point(zero1__channel *channel, int32_t rank, const void *gra
     contributions[rank] = (const char *)grads + (size_t)chunk->blocks.begin * block_bytes;
     chunk->sources.group = channel->reduce_group;
     chunk->sources.dtype = channel->config.grad_dtype;
+    chunk->sources.round_groups = channel->config.round_groups;
   }
 }
 

@@ -84,7 +84,9 @@ typedef struct zero1__channel_config {
   zero1__device *device;
   zero1__step *step; /* the optimizer's, in memory of the device */
   const zero1__layout *layout;
-  zero1__dtype param_dtype, grad_dtype;
+  zero1__dtype param_dtype; /* ZERO1__DTYPE_FP32_AS_BF16 where the wire is narrower */
+  zero1__dtype grad_dtype;  /* the same */
+  int32_t round_groups;     /* as in zero1__sources */
   int32_t share_params;
   int32_t reduce_group; /* as in zero1_config */
   int32_t find_culprit; /* as in zero1_config */
@@ -116,6 +118,7 @@ struct zero1__channel {
   int32_t ring_count;             /* receive buffers; chunk c uses c % ring_count; 0: in place */
   uint32_t epoch;                 /* of the step: set by the schedule before it enqueues */
   int64_t exchange_ns, gather_ns; /* time in the calls below; read when the streams are idle */
+  int64_t sent_bytes;             /* by them, as messages; the same */
   pthread_mutex_t mutex;
   /* under mutex: the first failure of a call below; the later ones do nothing */
   zero1__error failure;
