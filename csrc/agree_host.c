@@ -32,7 +32,7 @@ void zero1__host_clear(zero1__schedule *schedule) {
   show(schedule, &schedule->step->stats, &job.step->stats, sizeof job.step->stats);
   show_verdict(schedule);
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
-  zero1__channel_clear_times(schedule->channel);
+  zero1__channel_open_step(schedule->channel);
 }
 
 static void make_record(zero1__schedule *schedule, const agree_args *args, zero1__record *mine) {

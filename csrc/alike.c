@@ -11,6 +11,8 @@
   X("config.device", config->device)                            \
   X("config.param_dtype", config->param_dtype)                  \
   X("config.grad_dtype", config->grad_dtype)                    \
+  X("config.grad_wire_dtype", config->grad_wire_dtype)          \
+  X("config.param_wire_dtype", config->param_wire_dtype)        \
   X("config.share_params", config->share_params)                \
   X("config.bucket_numel", config->bucket_numel)                \
   X("config.reduce_group", config->reduce_group)                \

@@ -43,7 +43,7 @@ static void find_grad_shards(zero1__buffers *buffers) {
     if (buffers->grad_shard)
       buffers->grad_shards[bucket] =
           buffers->grad_shard + zero1__layout_state_begin(config->layout, bucket) * ZERO1__BLOCK;
-    else if (config->grad_dtype == ZERO1_DTYPE_FP32)
+    else if (config->grad_dtype != ZERO1_DTYPE_BF16)
       buffers->grad_shards[bucket] = zero1__buffers_grad(buffers, begin);
   }
 }

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rules.h"
+
 int zero1__bundle_reaches(const zero1__port *port, const zero1__device *device) {
   return device->is_host || port->wire->device_memory;
 }
@@ -59,32 +61,93 @@ static char *stage(zero1__bundle *bundle, zero1__range blocks, size_t each) {
   return place;
 }
 
+/* bf16 of [numel] fp32 values; `to` may begin where `from` does, or before. */
+static void narrow(char *to, const char *from, int64_t numel) {
+  for (int64_t begin = 0; begin < numel; begin += ZERO1__BLOCK) {
+    const int64_t count = numel - begin < ZERO1__BLOCK ? numel - begin : ZERO1__BLOCK;
+    float fp32[ZERO1__BLOCK];
+    uint16_t bf16[ZERO1__BLOCK];
+    memcpy(fp32, from + (size_t)begin * sizeof *fp32, (size_t)count * sizeof *fp32);
+    for (int64_t e = 0; e < count; ++e) bf16[e] = zero1__fp32_to_bf16(fp32[e]);
+    memcpy(to + (size_t)begin * sizeof *bf16, bf16, (size_t)count * sizeof *bf16);
+  }
+}
+
+/* The other way, from the last block to the first: `to` may begin where `from` does, or after. */
+static void widen(char *to, const char *from, int64_t numel) {
+  int64_t begin = (numel - 1) / ZERO1__BLOCK * ZERO1__BLOCK;
+  for (int64_t end = numel; end > 0; end = begin, begin -= ZERO1__BLOCK) {
+    float fp32[ZERO1__BLOCK];
+    uint16_t bf16[ZERO1__BLOCK];
+    memcpy(bf16, from + (size_t)begin * sizeof *bf16, (size_t)(end - begin) * sizeof *bf16);
+    for (int64_t e = 0; e < end - begin; ++e) fp32[e] = zero1__bf16_to_fp32(bf16[e]);
+    memcpy(to + (size_t)begin * sizeof *fp32, fp32, (size_t)(end - begin) * sizeof *fp32);
+  }
+}
+
+size_t zero1__bundle_send_bytes(const zero1__device *device, zero1__dtype dtype) {
+  return device->is_host ? zero1__dtype_wire_bytes(dtype) : zero1__dtype_bytes(dtype);
+}
+
+/* Of a segment: from its place to where it is packed. */
+static char *pack_segment(char *next, const char *data, int64_t numel, zero1__dtype dtype) {
+  const size_t bytes = (size_t)numel * zero1__dtype_wire_bytes(dtype);
+  if (dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    narrow(next, data, numel);
+  else
+    memmove(next, data, bytes);
+  return next + bytes;
+}
+
 zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, zero1__range blocks, const void *data,
-                                 size_t each) {
+                                 zero1__dtype dtype) {
   zero1__device *device = bundle->device;
+  const size_t each = zero1__dtype_bytes(dtype);
   int64_t numel;
   const int holes = has_holes(bundle->layout, blocks, &numel);
-  const size_t bytes = (size_t)numel * each;
-  if (!bytes || (!holes && zero1__bundle_reaches(bundle->port, device)))
+  const int changes = holes || dtype == ZERO1__DTYPE_FP32_AS_BF16;
+  const size_t bytes = (size_t)numel * zero1__dtype_wire_bytes(dtype);
+  if (!bytes || (!changes && zero1__bundle_reaches(bundle->port, device)))
     return (zero1__parcel){data, bytes};
-  char *begin = stage(bundle, blocks, each), *next = begin;
+  char *begin = stage(bundle, blocks, zero1__bundle_send_bytes(device, dtype)), *next = begin;
   if (!device->is_host) {
-    device->ops->transfer(device, begin, data, holes ? span_bytes(blocks, each) : bytes);
+    const size_t whole = holes ? span_bytes(blocks, each) : (size_t)numel * each;
+    device->ops->transfer(device, begin, data, whole);
     data = begin;
   }
-  if (!holes) return (zero1__parcel){begin, bytes};
+  if (!changes) return (zero1__parcel){begin, bytes};
+  zero1__walk walk = zero1__walk_begin(bundle->layout, blocks);
+  for (zero1__segment segment; zero1__walk_next(&walk, &segment);)
+    next = pack_segment(
+        next, (const char *)data + span_bytes((zero1__range){blocks.begin, segment.block}, each),
+        segment.numel, dtype);
+  return (zero1__parcel){begin, bytes};
+}
+
+void zero1__bundle_round(zero1__bundle *bundle, zero1__range blocks, const void *data, void *to) {
+  zero1__device *device = bundle->device;
+  const size_t staged_bytes = bundle->staged_bytes;
+  char *place = to;
+  if (!device->is_host) {
+    place = stage(bundle, blocks, sizeof(float));
+    device->ops->transfer(device, place, data, span_bytes(blocks, sizeof(float)));
+    data = place;
+  }
   zero1__walk walk = zero1__walk_begin(bundle->layout, blocks);
   for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
-    const size_t offset = (size_t)(segment.block - blocks.begin) * ZERO1__BLOCK * each;
-    memmove(next, (const char *)data + offset, (size_t)segment.numel * each);
-    next += (size_t)segment.numel * each;
+    const zero1__range before = {blocks.begin, segment.block};
+    narrow(place + span_bytes(before, sizeof(uint16_t)),
+           (const char *)data + span_bytes(before, sizeof(float)), segment.numel);
   }
-  return (zero1__parcel){begin, bytes};
+  if (!device->is_host)
+    device->ops->transfer(device, to, place, span_bytes(blocks, sizeof(uint16_t)));
+  bundle->staged_bytes = staged_bytes;
 }
 
 zero1_status zero1__bundle_send(zero1__bundle *bundle, int32_t tag, zero1__parcel parcel,
                                 int32_t peer, zero1__error *error) {
   if (!parcel.bytes) return ZERO1_OK;
+  if (bundle->sent_bytes) *bundle->sent_bytes += (int64_t)parcel.bytes;
   return zero1__port_send(bundle->port, parcel.data, parcel.bytes, peer, tag,
                           &bundle->requests[bundle->count++], error);
 }
@@ -94,23 +157,34 @@ zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range
   const zero1__device *device = bundle->device;
   int64_t numel;
   const int holes = has_holes(bundle->layout, blocks, &numel);
+  const int changes = holes || target.dtype == ZERO1__DTYPE_FP32_AS_BF16;
   zero1__landing landing = {
-      .blocks = blocks, .data = target.data, .each = target.each, .holes = holes};
+      .blocks = blocks, .data = target.data, .dtype = target.dtype, .holes = holes};
   if (!numel) return ZERO1_OK;
   if (target.on_device && !device->is_host &&
-      (holes || !zero1__bundle_reaches(bundle->port, device))) {
-    landing.data = stage(bundle, blocks, target.each);
+      (changes || !zero1__bundle_reaches(bundle->port, device))) {
+    landing.data = stage(bundle, blocks, zero1__dtype_bytes(target.dtype));
     landing.target = target.data;
   }
   bundle->writes_device |= target.on_device && !device->is_host && !landing.target;
-  if (holes || landing.target) bundle->landings[bundle->landing_count++] = landing;
-  return zero1__port_recv(bundle->port, landing.data, (size_t)numel * target.each, peer, tag,
+  if (changes || landing.target) bundle->landings[bundle->landing_count++] = landing;
+  return zero1__port_recv(bundle->port, landing.data,
+                          (size_t)numel * zero1__dtype_wire_bytes(target.dtype), peer, tag,
                           &bundle->requests[bundle->count++], error);
+}
+
+/* Of a segment: from where it is packed to its place. */
+static void spread_segment(char *place, const char *packed, int64_t numel, zero1__dtype dtype) {
+  if (dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    widen(place, packed, numel);
+  else
+    memmove(place, packed, (size_t)numel * zero1__dtype_bytes(dtype));
 }
 
 /* From the last segment to the first: places only lie further right than what is packed. */
 static void spread(const zero1__layout *layout, const zero1__landing *landing) {
   const zero1__range blocks = landing->blocks;
+  const size_t wire_each = zero1__dtype_wire_bytes(landing->dtype);
   const int64_t first = zero1__layout_slot_at(layout, blocks.begin);
   int64_t packed = zero1__layout_numel(layout, blocks);
   int64_t slot = zero1__layout_slot_at(layout, blocks.end - 1);
@@ -122,17 +196,19 @@ static void spread(const zero1__layout *layout, const zero1__landing *landing) {
     int64_t numel = at->numel - (begin - at->block_begin) * ZERO1__BLOCK;
     if (numel > (end - begin) * ZERO1__BLOCK) numel = (end - begin) * ZERO1__BLOCK;
     packed -= numel;
-    memmove(landing->data + (size_t)(begin - blocks.begin) * ZERO1__BLOCK * landing->each,
-            landing->data + (size_t)packed * landing->each, (size_t)numel * landing->each);
+    spread_segment(landing->data + span_bytes((zero1__range){blocks.begin, begin},
+                                              zero1__dtype_bytes(landing->dtype)),
+                   landing->data + (size_t)packed * wire_each, numel, landing->dtype);
   }
 }
 
 static void land(zero1__bundle *bundle, const zero1__landing *landing) {
   zero1__device *device = bundle->device;
-  if (landing->holes) spread(bundle->layout, landing);
+  if (landing->holes || landing->dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    spread(bundle->layout, landing);
   if (landing->target)
     device->ops->transfer(device, landing->target, landing->data,
-                          span_bytes(landing->blocks, landing->each));
+                          span_bytes(landing->blocks, zero1__dtype_bytes(landing->dtype)));
 }
 
 zero1_status zero1__bundle_wait(zero1__bundle *bundle, const char *what, zero1__error *error) {

@@ -6,11 +6,15 @@
  * that carrier and device both reach:
  *
  *   a send      copied from the device as it lies, then packed in place
- *   a receive   spread in place, then copied to the device as it lies */
+ *   a receive   spread in place, then copied to the device as it lies
+ *
+ * What is fp32 in memory and bf16 on the wire (ZERO1__DTYPE_FP32_AS_BF16) is rounded as it is
+ * packed and widened as it is spread. */
 #ifndef ZERO1__BUNDLE_H
 #define ZERO1__BUNDLE_H
 
 #include "device_ops.h"
+#include "dtype.h"
 #include "layout.h"
 #include "wire.h"
 
@@ -19,14 +23,14 @@ typedef struct zero1__landing {
   zero1__range blocks;
   char *data;   /* where it arrives */
   void *target; /* memory of the device that is to have it; NULL: it stays */
-  size_t each;
+  zero1__dtype dtype;
   int32_t holes; /* 1: to be spread out */
 } zero1__landing;
 
-/** Where blocks are to be, `each` bytes an element. */
+/** Where blocks are to be. */
 typedef struct zero1__target {
   void *data;
-  size_t each;
+  zero1__dtype dtype;
   int32_t on_device; /* 0: memory that the carrier reaches in any case */
 } zero1__target;
 
@@ -40,6 +44,7 @@ typedef struct zero1__bundle {
   int32_t writes_device; /* 1: the carrier writes memory of the device itself */
   char *staging;         /* pinned */
   size_t staging_bytes, staged_bytes;
+  int64_t *sent_bytes; /* grows by what is sent; or NULL */
 } zero1__bundle;
 
 /** A message ready to be sent. */
@@ -59,10 +64,17 @@ zero1_status zero1__bundle_open(zero1__bundle *bundle, const zero1__port *port,
                                 int32_t capacity, size_t staging_bytes, zero1__error *error);
 void zero1__bundle_close(zero1__bundle *bundle);
 
-/** The true elements of `blocks`, `each` bytes apiece, whose first block is at `data`, memory of
- * the device that nothing writes: in place, or packed into the staging, which must have room. */
+/** Bytes of staging that an element takes which is sent. */
+size_t zero1__bundle_send_bytes(const zero1__device *device, zero1__dtype dtype);
+
+/** The true elements of `blocks`, whose first block is at `data`, memory of the device that nothing
+ * writes: in place, or packed into the staging, which must have room. */
 zero1__parcel zero1__bundle_pack(zero1__bundle *bundle, zero1__range blocks, const void *data,
-                                 size_t each);
+                                 zero1__dtype dtype);
+
+/** Rounds fp32 `blocks` to bf16 as a peer gets them, each at its place in `to`, a receive buffer.
+ * On a device the staging has room for them for the time of the call. */
+void zero1__bundle_round(zero1__bundle *bundle, zero1__range blocks, const void *data, void *to);
 
 /** Posts; parcels without bytes are not sent. */
 zero1_status zero1__bundle_send(zero1__bundle *bundle, int32_t tag, zero1__parcel parcel,

@@ -102,6 +102,7 @@ void zero1__channel_point(zero1__channel *channel, int32_t rank, const void *gra
     contributions[rank] = (const char *)grads + (size_t)chunk->blocks.begin * block_bytes;
     chunk->sources.group = channel->reduce_group;
     chunk->sources.dtype = channel->config.grad_dtype;
+    chunk->sources.round_groups = channel->config.round_groups;
   }
 }
 
@@ -189,8 +190,8 @@ static int64_t *counter_of(zero1__channel *channel, zero1__channel_fn fn) {
   return &channel->exchange_ns;
 }
 
-void zero1__channel_clear_times(zero1__channel *channel) {
-  channel->exchange_ns = channel->gather_ns = 0;
+void zero1__channel_open_step(zero1__channel *channel) {
+  channel->exchange_ns = channel->gather_ns = channel->sent_bytes = 0;
   memset(channel->times, 0, (size_t)channel->config.layout->bucket_count * sizeof *channel->times);
 }
 

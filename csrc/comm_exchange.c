@@ -1,9 +1,11 @@
 /* Every rank exchanges with every rank, in chunks through a bounded ring: contributions arrive as
- * they are, 16 bits on the wire where the gradients have 16; their sum is fp32, in rank order.
+ * they crossed the wire, in 16 bits where the gradients have 16 or are rounded to them; their sum
+ * is fp32, in rank order.
  *
  * On a device other than the host the calls below are still the host's, made by a thread that comes
  * after the device's work by events: what they read is complete (bundle.h says how they reach it).
- * Reduce reads the receive buffers, and this rank's own contribution where it is. */
+ * Reduce reads the receive buffers, and this rank's own contribution where it is; or, rounded, in
+ * the receive buffers as well. */
 #include <stdlib.h>
 
 #include "wire_comm.h"
@@ -24,6 +26,16 @@ static void exchange_close(zero1__channel *channel) {
   free(channel);
 }
 
+/* Of the receive buffers. */
+static zero1__dtype ring_dtype(const zero1__channel_config *config) {
+  return config->grad_dtype == ZERO1_DTYPE_FP32 ? ZERO1_DTYPE_FP32 : ZERO1_DTYPE_BF16;
+}
+
+/* 1: this rank's own contribution has to be rounded. */
+static int rounds(const zero1__channel_config *config) {
+  return config->grad_dtype == ZERO1__DTYPE_FP32_AS_BF16;
+}
+
 /* Contribution p of a chunk: own gradients where they are, else slot p of the ring's buffer. */
 static void point_to_ring(zero1__wire_channel *self, size_t piece_bytes) {
   zero1__channel *channel = &self->base;
@@ -34,11 +46,12 @@ static void point_to_ring(zero1__wire_channel *self, size_t piece_bytes) {
     chunk->ring = (int32_t)(i % channel->ring_count);
     for (int32_t rank = 0; rank < chunk->sources.count; ++rank)
       contributions[rank] =
-          rank == channel->comm->rank
+          rank == channel->comm->rank && !rounds(&channel->config)
               ? (const char *)channel->grads + (size_t)chunk->blocks.begin * block_bytes
               : zero1__wire_slot(self, chunk->ring) + (size_t)rank * piece_bytes;
     chunk->sources.group = channel->reduce_group;
-    chunk->sources.dtype = channel->config.grad_dtype;
+    chunk->sources.dtype = ring_dtype(&channel->config);
+    chunk->sources.round_groups = channel->config.round_groups;
   }
 }
 
@@ -49,17 +62,19 @@ static size_t staging_bytes(const zero1__wire_channel *self, size_t chunk_numel)
   const size_t peers = (size_t)self->base.comm->world_size - 1;
   const size_t receives = config->device->is_host ? 0 : peers;
   const size_t ring_receives = zero1__bundle_reaches(&self->port, config->device) ? receives : 0;
-  const size_t grads =
-      (peers + ring_receives) * chunk_numel * zero1__dtype_bytes(config->grad_dtype);
-  const size_t params = (1 + receives) * chunk_numel * zero1__dtype_bytes(config->param_dtype);
-  return grads > params ? grads : params;
+  const size_t own = config->device->is_host || !rounds(config) ? 0 : sizeof(float);
+  const size_t grads = peers * zero1__bundle_send_bytes(config->device, config->grad_dtype) +
+                       ring_receives * zero1__dtype_bytes(ring_dtype(config)) + own;
+  const size_t params = zero1__bundle_send_bytes(config->device, config->param_dtype) +
+                        receives * zero1__dtype_bytes(config->param_dtype);
+  return chunk_numel * (grads > params ? grads : params);
 }
 
 static zero1_status open_local(zero1__wire_channel *self, zero1_comm *comm,
                                const zero1__channel_config *config, zero1__error *error) {
   zero1__channel *channel = &self->base;
   const int32_t world = comm->world_size;
-  const size_t grad_each = zero1__dtype_bytes(config->grad_dtype);
+  const size_t grad_each = zero1__dtype_bytes(ring_dtype(config));
   const int64_t chunk_blocks =
       zero1__wire_chunk_blocks((zero1__wire_comm *)comm, config->layout, world, grad_each);
   const size_t chunk_numel = (size_t)chunk_blocks * ZERO1__BLOCK;
@@ -114,7 +129,9 @@ static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint3
   const zero1__layout *layout = channel->config.layout;
   const zero1__chunk *chunk = &channel->chunks[index];
   zero1__bundle *bundle = &self->bundles[chunk->ring];
-  const size_t each = zero1__dtype_bytes(channel->config.grad_dtype);
+  const zero1__dtype dtype = channel->config.grad_dtype;
+  const char *grads = channel->grads;
+  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(dtype);
   const int32_t world = channel->comm->world_size, rank = channel->comm->rank;
   (void)epoch;
   /* Who waits for a device that has failed comes too early: its kernels may still read the slot. */
@@ -124,16 +141,20 @@ static zero1_status exchange_begin(zero1__channel *channel, int64_t index, uint3
     const int32_t to = (rank + i) % world, from = (rank - i + world) % world;
     const int64_t theirs = zero1__layout_shard(layout, chunk->bucket, to).begin;
     const zero1__range blocks = {theirs + chunk->part.begin, theirs + chunk->part.end};
-    const char *data = (const char *)channel->grads + (size_t)blocks.begin * ZERO1__BLOCK * each;
-    const zero1__target target = {(void *)(uintptr_t)chunk->sources.contributions[from], each,
-                                  self->direct};
+    const zero1__target target = {(void *)(uintptr_t)chunk->sources.contributions[from],
+                                  ring_dtype(&channel->config), self->direct};
     zero1_status status =
         zero1__bundle_recv(bundle, ZERO1__TAG_EXCHANGE, chunk->blocks, target, from, error);
     if (!status)
-      status = zero1__bundle_send(bundle, ZERO1__TAG_EXCHANGE,
-                                  zero1__bundle_pack(bundle, blocks, data, each), to, error);
+      status = zero1__bundle_send(
+          bundle, ZERO1__TAG_EXCHANGE,
+          zero1__bundle_pack(bundle, blocks, grads + (size_t)blocks.begin * block_bytes, dtype), to,
+          error);
     if (status) return status;
   }
+  if (rounds(&channel->config)) /* while the others' are on their way */
+    zero1__bundle_round(bundle, chunk->blocks, grads + (size_t)chunk->blocks.begin * block_bytes,
+                        (void *)(uintptr_t)chunk->sources.contributions[rank]);
   return ZERO1_OK;
 }
 

@@ -31,6 +31,11 @@ static void hier_close(zero1__channel *channel) {
   free(channel);
 }
 
+/* What partial sums are from node to node, and wherever they are summed. */
+static zero1__dtype partial_dtype(const zero1__channel *channel) {
+  return channel->config.round_groups ? ZERO1__DTYPE_FP32_AS_BF16 : ZERO1_DTYPE_FP32;
+}
+
 /* A ring slot holds, for every node, the partial sum made here for it and the one from there. */
 static void point(hier_channel *self, size_t piece_bytes) {
   zero1__channel *channel = &self->wire.base;
@@ -60,7 +65,7 @@ static void point(hier_channel *self, size_t piece_bytes) {
     }
     chunk->sources.group = self->node_count;
     chunk->sources.rank_begin = -1;
-    chunk->sources.dtype = ZERO1_DTYPE_FP32;
+    chunk->sources.dtype = partial_dtype(channel);
   }
 }
 
@@ -147,13 +152,13 @@ static zero1_status hier_begin(zero1__channel *channel, int64_t index, uint32_t 
     const int32_t to = (self->node + i) % nodes, from = (self->node - i + nodes) % nodes;
     const zero1__partial *partial = &chunk->partials[to];
     const zero1__target target = {(void *)(uintptr_t)chunk->sources.contributions[from],
-                                  sizeof(float), 0};
+                                  partial_dtype(channel), 0};
     zero1_status status = zero1__bundle_recv(bundle, ZERO1__TAG_EXCHANGE, chunk->blocks, target,
                                              from * self->node_size + self->index, error);
     if (!status)
       status = zero1__bundle_send(
           bundle, ZERO1__TAG_EXCHANGE,
-          zero1__bundle_pack(bundle, partial->blocks, partial->out, sizeof(float)),
+          zero1__bundle_pack(bundle, partial->blocks, partial->out, partial_dtype(channel)),
           to * self->node_size + self->index, error);
     if (status) return status;
   }

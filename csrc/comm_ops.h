@@ -91,7 +91,9 @@ typedef struct zero1__channel_config {
   zero1__device *device;
   zero1__step *step; /* the optimizer's, in memory of the device */
   const zero1__layout *layout;
-  zero1__dtype param_dtype, grad_dtype;
+  zero1__dtype param_dtype; /* ZERO1__DTYPE_FP32_AS_BF16 where the wire is narrower */
+  zero1__dtype grad_dtype;  /* the same */
+  int32_t round_groups;     /* as in zero1__sources */
   int32_t share_params;
   int32_t reduce_group; /* as in zero1_config */
   int32_t find_culprit; /* as in zero1_config */
@@ -124,6 +126,7 @@ struct zero1__channel {
   uint32_t epoch;                 /* of the step: set by the schedule before it enqueues */
   int64_t exchange_ns, gather_ns; /* time in the calls below; read when the streams are idle */
   zero1__bucket_times *times;     /* [bucket_count]; so are they */
+  int64_t sent_bytes;             /* by them, as messages; the same */
   pthread_mutex_t mutex;
   /* under mutex: the first failure of a call below; the later ones do nothing */
   zero1__error failure;
@@ -214,7 +217,7 @@ void zero1__channel_fail(zero1__channel *channel, const zero1__error *error);
 void zero1__channel_set_lanes(zero1__channel *channel, zero1__lane *lane, zero1__lane *wider);
 
 /** A step begins: no call has taken time yet. The streams are idle, or on_device. */
-void zero1__channel_clear_times(zero1__channel *channel);
+void zero1__channel_open_step(zero1__channel *channel);
 
 /** The failure, or ZERO1_OK; *error, where given, gets a copy. */
 zero1_status zero1__channel_failure(zero1__channel *channel, zero1__error *error);

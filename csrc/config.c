@@ -67,6 +67,11 @@ static zero1_status check_dtype(const char *name, int32_t value, zero1__error *e
   return zero1__fail(error, ZERO1_ERR_INVALID, "%s is %d, no ZERO1_DTYPE_", name, value);
 }
 
+static zero1_status check_wire(const char *name, int32_t value, zero1__error *error) {
+  if (value >= ZERO1_WIRE_AS_IN_MEMORY && value <= ZERO1_WIRE_BF16) return ZERO1_OK;
+  return zero1__fail(error, ZERO1_ERR_INVALID, "%s is %d, no ZERO1_WIRE_ of its kind", name, value);
+}
+
 static zero1_status check_group_value(const char *name, double value, int64_t index, int is_beta,
                                       zero1__error *error) {
   if (isfinite(value) && value >= 0 && (!is_beta || value < 1)) return ZERO1_OK;
@@ -135,6 +140,8 @@ static zero1_status check(const zero1_config *config, int32_t world_size, zero1_
                        config->version, (unsigned)ZERO1_VERSION);
   zero1_status status = check_dtype("config.param_dtype", config->param_dtype, error);
   if (!status) status = check_dtype("config.grad_dtype", config->grad_dtype, error);
+  if (!status) status = check_wire("config.grad_wire_dtype", config->grad_wire_dtype, error);
+  if (!status) status = check_wire("config.param_wire_dtype", config->param_wire_dtype, error);
   if (!status) status = check_flag("config.share_params", config->share_params, error);
   if (!status) status = check_flag("config.overlap", config->overlap, error);
   if (!status) status = check_flag("config.guard", config->guard, error);

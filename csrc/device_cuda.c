@@ -191,6 +191,16 @@ static void cuda_master(zero1__device *device, zero1__stream *stream,
   zero1__cuda_leave(&guard);
 }
 
+static void cuda_round_params(zero1__device *device, zero1__stream *stream,
+                              const zero1__round_job *job) {
+  zero1__cuda *cuda = zero1__cuda_of(device);
+  const zero1__cuda_guard guard = zero1__cuda_enter(cuda);
+  zero1__cuda_failed(
+      cuda, "kernel round_params",
+      zero1__cuda_round_params(&cuda->layout, job, zero1__cuda_queue_of(stream)->handle));
+  zero1__cuda_leave(&guard);
+}
+
 /* A kernel that takes nothing but its job and its stream. */
 #define LAUNCH(noun, job_type)                                                                 \
   static void cuda_##noun(zero1__device *device, zero1__stream *stream, const job_type *job) { \
@@ -270,6 +280,7 @@ static const zero1__device_ops cuda_ops = {
     .reduce = cuda_reduce,
     .update = cuda_update,
     .master = cuda_master,
+    .round_params = cuda_round_params,
     .hash = cuda_hash,
     .zero = cuda_zero,
     .set_layout = cuda_set_layout,

@@ -216,6 +216,22 @@ static void host_master(zero1__device *device, zero1__stream *stream,
   zero1__stream_push(stream, master_run, device, job, sizeof *job);
 }
 
+static void round_part(void *context, int32_t thread, int32_t threads) {
+  const split *work = context;
+  const zero1__round_job *job = work->job;
+  work->host->kernels->round_params(job, part_of(job->blocks, thread, threads));
+}
+
+static void round_run(void *context, const void *args) {
+  split work = {context, args};
+  zero1__pool_run(work.host->pool, round_part, &work);
+}
+
+static void host_round_params(zero1__device *device, zero1__stream *stream,
+                              const zero1__round_job *job) {
+  zero1__stream_push(stream, round_run, device, job, sizeof *job);
+}
+
 static void hash_run(void *context, const void *args) {
   const host_device *host = context;
   const zero1__hash_job *job = args;
@@ -263,6 +279,7 @@ static const zero1__device_ops host_ops = {
     .reduce = host_reduce,
     .update = host_update,
     .master = host_master,
+    .round_params = host_round_params,
     .hash = host_hash,
     .zero = host_zero,
 };

@@ -94,6 +94,7 @@ typedef struct zero1__device_ops {
   void (*update)(zero1__device *device, zero1__stream *stream, const zero1__update_job *job,
                  int64_t *elapsed_ns);
   void (*master)(zero1__device *device, zero1__stream *stream, const zero1__master_job *job);
+  void (*round_params)(zero1__device *device, zero1__stream *stream, const zero1__round_job *job);
   void (*hash)(zero1__device *device, zero1__stream *stream, const zero1__hash_job *job);
   void (*zero)(zero1__device *device, zero1__stream *stream, void *memory, size_t bytes);
 

@@ -9,12 +9,23 @@
 
 typedef int32_t zero1__dtype;
 
+/** Of the library alone: fp32 in memory, bf16 on the wire. A gradient of it is rounded whenever it
+ * is loaded; a parameter of it is always a bf16 value, which its separate master is rounded to. So
+ *  results do not depend on what really crosses a wire. */
+#define ZERO1__DTYPE_FP32_AS_BF16 2
+
+/** What a caller may ask for. */
 static inline int zero1__dtype_valid(int32_t dtype) {
   return dtype == ZERO1_DTYPE_FP32 || dtype == ZERO1_DTYPE_BF16;
 }
 
-/** Bytes of one element. */
+/** Bytes of one element in memory. */
 static inline size_t zero1__dtype_bytes(zero1__dtype dtype) {
+  return dtype == ZERO1_DTYPE_BF16 ? 2 : 4;
+}
+
+/** Bytes of one element on the wire. */
+static inline size_t zero1__dtype_wire_bytes(zero1__dtype dtype) {
   return dtype == ZERO1_DTYPE_FP32 ? 4 : 2;
 }
 

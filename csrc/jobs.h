@@ -57,6 +57,7 @@ typedef struct zero1__sources {
   int32_t rank_begin; /* contribution k is of rank rank_begin + k; -1: they are partial sums, whose
                          non-finite values have been attributed already */
   zero1__dtype dtype;
+  int32_t round_groups; /* 1: a group's sum is rounded to bf16 before it is summed across groups */
 } zero1__sources;
 
 /** Sums contributions, in fp32, in their order, into `out`. */
@@ -102,6 +103,13 @@ typedef struct zero1__master_job {
   float *master_param;
   int32_t keep; /* 1: a master that still rounds to its param keeps its lower bits */
 } zero1__master_job;
+
+/** Rounds fp32 parameters to bf16 values, where they are. */
+typedef struct zero1__round_job {
+  const zero1__layout *layout;
+  zero1__range blocks;
+  float *param;
+} zero1__round_job;
 
 /** Adds a hash of the elements' bits to *hash, a wrapping sum over elements of mix(index in the
  *  parameter buffer, bits): no order. Serves frozen parameters too. */

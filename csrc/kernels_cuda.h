@@ -39,6 +39,8 @@ int zero1__cuda_update(const zero1__cuda_layout *layout, const zero1__update_job
                        zero1__cuda_stream stream);
 int zero1__cuda_master(const zero1__cuda_layout *layout, const zero1__master_job *job,
                        zero1__cuda_stream stream);
+int zero1__cuda_round_params(const zero1__cuda_layout *layout, const zero1__round_job *job,
+                             zero1__cuda_stream stream);
 int zero1__cuda_hash(const zero1__hash_job *job, zero1__cuda_stream stream);
 
 int zero1__cuda_open(const zero1__open_job *job, zero1__cuda_stream stream);

@@ -67,10 +67,15 @@ static void float_mode_leave(float_mode before) {
 /* A contribution as fp32: where it is, or converted into `buffer`. */
 INLINE const float *as_fp32(const void *contribution, zero1__dtype dtype, int64_t at, int64_t numel,
                             float *buffer) {
-  if (dtype == ZERO1_DTYPE_FP32) return (const float *)contribution + at;
-  const uint16_t *restrict source = (const uint16_t *)contribution + at;
   float *restrict target = buffer;
-  for (int64_t e = 0; e < numel; ++e) target[e] = zero1__bf16_to_fp32(source[e]);
+  if (dtype == ZERO1_DTYPE_FP32) return (const float *)contribution + at;
+  if (dtype == ZERO1_DTYPE_BF16) {
+    const uint16_t *restrict source = (const uint16_t *)contribution + at;
+    for (int64_t e = 0; e < numel; ++e) target[e] = zero1__bf16_to_fp32(source[e]);
+  } else {
+    const float *restrict source = (const float *)contribution + at;
+    for (int64_t e = 0; e < numel; ++e) target[e] = zero1__round_to_bf16(source[e]);
+  }
   return buffer;
 }
 
@@ -81,6 +86,10 @@ INLINE void add(float *sum, const float *left, const void *contribution, zero1__
     const float *right = (const float *)contribution + at;
     INDEPENDENT
     for (int64_t e = 0; e < numel; ++e) sum[e] = left[e] + right[e];
+  } else if (dtype == ZERO1__DTYPE_FP32_AS_BF16) {
+    const float *right = (const float *)contribution + at;
+    INDEPENDENT
+    for (int64_t e = 0; e < numel; ++e) sum[e] = left[e] + zero1__round_to_bf16(right[e]);
   } else {
     const uint16_t *right = (const uint16_t *)contribution + at;
     INDEPENDENT
@@ -120,6 +129,16 @@ static __attribute__((noinline)) const float *sum_group(const zero1__sources *so
   return sum;
 }
 
+/* The sum of one of several groups, as it goes into the sum across groups. */
+INLINE const float *sum_one_group(const zero1__sources *sources, int32_t first, int64_t at,
+                                  int64_t numel, float *buffer) {
+  const float *sum = sum_group(sources, first, at, numel, buffer, buffer);
+  if (!sources->round_groups) return sum;
+  INDEPENDENT
+  for (int64_t e = 0; e < numel; ++e) buffer[e] = zero1__round_to_bf16(sum[e]);
+  return buffer;
+}
+
 /* The sum of all contributions: in target, or the only one where it is.
  * (Called, not inlined: reduce was faster by a tenth so.) */
 static __attribute__((noinline)) const float *sum_block(const zero1__sources *sources, int64_t at,
@@ -127,9 +146,9 @@ static __attribute__((noinline)) const float *sum_block(const zero1__sources *so
                                                         float *target) {
   const int32_t count = sources->count, each = sources->group;
   if (count == each) return sum_group(sources, 0, at, numel, stage->sum, target);
-  const float *sum = sum_group(sources, 0, at, numel, stage->sum, stage->sum);
+  const float *sum = sum_one_group(sources, 0, at, numel, stage->sum);
   for (int32_t k = each; k < count; k += each) {
-    const float *group = sum_group(sources, k, at, numel, stage->group, stage->group);
+    const float *group = sum_one_group(sources, k, at, numel, stage->group);
     float *to = k + each == count ? target : stage->sum;
     add(to, sum, group, ZERO1_DTYPE_FP32, 0, numel);
     sum = to;
@@ -301,6 +320,11 @@ INLINE void store_bf16(uint16_t *restrict param, const float *restrict master_pa
   for (int64_t e = 0; e < numel; ++e) param[e] = zero1__fp32_to_bf16(master_param[e]);
 }
 
+INLINE void store_rounded(float *restrict param, const float *restrict master_param,
+                          int64_t numel) {
+  for (int64_t e = 0; e < numel; ++e) param[e] = zero1__round_to_bf16(master_param[e]);
+}
+
 INLINE void update_block(const zero1__update_job *job, const zero1__slot *slot, int absent,
                          int64_t at, int64_t numel, staging *stage, zero1__stats *stats) {
   const float *grad = sum_block(&job->sources, at, numel, stage, stage->sum);
@@ -310,6 +334,8 @@ INLINE void update_block(const zero1__update_job *job, const zero1__slot *slot, 
              job->verdict->grad_factor, &job->groups[slot->group]);
   if (job->param_dtype == ZERO1_DTYPE_BF16)
     store_bf16((uint16_t *)job->param + at, job->master_param + at, numel);
+  else if (job->param_dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    store_rounded((float *)job->param + at, job->master_param + at, numel);
 }
 
 INLINE void fetch_update(const zero1__update_job *job, const zero1__run *run) {
@@ -318,7 +344,8 @@ INLINE void fetch_update(const zero1__update_job *job, const zero1__run *run) {
   fetch(job->master_param, sizeof(float), at, numel);
   fetch(job->exp_avg, sizeof(float), at, numel);
   fetch(job->exp_avg_sq, sizeof(float), at, numel);
-  if (job->param_dtype == ZERO1_DTYPE_BF16) fetch(job->param, sizeof(uint16_t), at, numel);
+  if (job->param_dtype != ZERO1_DTYPE_FP32)
+    fetch(job->param, zero1__dtype_bytes(job->param_dtype), at, numel);
 }
 
 static __attribute__((noinline)) void update_blocks(const zero1__update_job *job,
@@ -355,7 +382,7 @@ static void update(const zero1__update_job *job, zero1__range blocks, zero1__sta
   float_mode_leave(before);
 }
 
-/* ---- master, hash ---- */
+/* ---- master, round, hash ---- */
 
 static __attribute__((noinline)) void master_blocks(const zero1__master_job *job,
                                                     zero1__range blocks) {
@@ -364,9 +391,14 @@ static __attribute__((noinline)) void master_blocks(const zero1__master_job *job
   for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
     const int64_t at = (segment.block - job->blocks.begin) * ZERO1__BLOCK;
     float *restrict master_param = job->master_param + at;
-    const uint16_t *restrict param = (const uint16_t *)job->param + at;
-    for (int64_t e = 0; e < segment.numel; ++e)
-      master_param[e] = zero1__master_of_bf16(param[e], master_param[e], keep);
+    const uint16_t *restrict bf16 = (const uint16_t *)job->param + at;
+    const float *restrict fp32 = (const float *)job->param + at;
+    if (job->param_dtype == ZERO1_DTYPE_BF16)
+      for (int64_t e = 0; e < segment.numel; ++e)
+        master_param[e] = zero1__master_of_bf16(bf16[e], master_param[e], keep);
+    else
+      for (int64_t e = 0; e < segment.numel; ++e)
+        master_param[e] = zero1__master_of_rounded(fp32[e], master_param[e], keep);
   }
 }
 
@@ -375,6 +407,16 @@ static void master(const zero1__master_job *job, zero1__range blocks) {
   if (job->param_dtype == ZERO1_DTYPE_FP32) return;
   const float_mode before = float_mode_enter();
   master_blocks(job, blocks);
+  float_mode_leave(before);
+}
+
+static void round_params(const zero1__round_job *job, zero1__range blocks) {
+  const float_mode before = float_mode_enter();
+  zero1__walk walk = zero1__walk_begin(job->layout, blocks);
+  for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
+    float *param = job->param + (segment.block - job->blocks.begin) * ZERO1__BLOCK;
+    for (int64_t e = 0; e < segment.numel; ++e) param[e] = zero1__round_to_bf16(param[e]);
+  }
   float_mode_leave(before);
 }
 
@@ -397,5 +439,9 @@ static uint64_t hash(const zero1__hash_job *job, zero1__range elements) {
 #define TEXT(a) TEXT2(a)
 
 extern const zero1__kernels JOIN(zero1__kernels_, ZERO1__ISA);
-const zero1__kernels JOIN(zero1__kernels_, ZERO1__ISA) = {
-    .isa = TEXT(ZERO1__ISA), .reduce = reduce, .update = update, .master = master, .hash = hash};
+const zero1__kernels JOIN(zero1__kernels_, ZERO1__ISA) = {.isa = TEXT(ZERO1__ISA),
+                                                          .reduce = reduce,
+                                                          .update = update,
+                                                          .master = master,
+                                                          .round_params = round_params,
+                                                          .hash = hash};

@@ -14,6 +14,7 @@ typedef struct zero1__kernels {
   void (*reduce)(const zero1__reduce_job *job, zero1__range blocks, zero1__stats *stats);
   void (*update)(const zero1__update_job *job, zero1__range blocks, zero1__stats *stats);
   void (*master)(const zero1__master_job *job, zero1__range blocks);
+  void (*round_params)(const zero1__round_job *job, zero1__range blocks);
   uint64_t (*hash)(const zero1__hash_job *job, zero1__range elements);
 } zero1__kernels;
 

@@ -226,6 +226,14 @@ static zero1_status check_config(const zero1__nccl_comm *comm, const zero1__chan
                        "config.reduce_group is %d: NCCL's own sums have NCCL's order; "
                        "options.ordered has ours",
                        config->reduce_group);
+  if (comm->base.world_size > 1 && config->grad_dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    return zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
+                       "config.grad_wire_dtype is bf16 and config.grad_dtype fp32: NCCL sends "
+                       "gradients as they are in memory");
+  if (comm->base.world_size > 1 && config->param_dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    return zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
+                       "config.param_wire_dtype is bf16 and config.param_dtype fp32: NCCL sends "
+                       "parameters as they are in memory");
   return ZERO1_OK;
 }
 
@@ -313,6 +321,7 @@ static void point_to_sources(nccl_channel *self) {
     chunk->sources.group = sums ? 1 : channel->reduce_group;
     chunk->sources.rank_begin = sums ? -1 : 0;
     chunk->sources.dtype = dtype;
+    chunk->sources.round_groups = sums ? 0 : channel->config.round_groups;
     for (int32_t k = 0; k < chunk->partial_count; ++k) { /* the whole bucket, as this rank has it */
       zero1__partial *partial = &chunk->partials[k];
       partial->blocks = zero1__layout_bucket(layout, chunk->bucket);

@@ -137,12 +137,16 @@ static void round_params(const zero1__offload *offload, const chunk *c) {
   const float *master = state_at(buffers, &buffers->master_param, c);
   const int64_t numel = (c->blocks.end - c->blocks.begin) * ZERO1__BLOCK;
   uint16_t *bf16 = c->slot->params;
+  float *fp32 = c->slot->params;
   switch (offload->parts.channel->config.param_dtype) {
     case ZERO1_DTYPE_FP32:
       memcpy(c->slot->params, master, (size_t)numel * sizeof *master);
       break;
     case ZERO1_DTYPE_BF16:
       for (int64_t e = 0; e < numel; ++e) bf16[e] = zero1__fp32_to_bf16(master[e]);
+      break;
+    case ZERO1__DTYPE_FP32_AS_BF16:
+      for (int64_t e = 0; e < numel; ++e) fp32[e] = zero1__round_to_bf16(master[e]);
       break;
     default:
       assert(!"a master is rounded to every data type");
@@ -156,7 +160,11 @@ static void work_on(void *context, const void *args) {
   chunk c;
   memcpy(&c, args, sizeof c);
   zero1__update_job job = zero1__buffers_update_job(buffers, c.bucket, c.blocks);
-  job.sources = (zero1__sources){c.slot->sources, c.slot->sources, 1, 1, 0, ZERO1_DTYPE_FP32};
+  job.sources = (zero1__sources){.contributions = c.slot->sources,
+                                 .visible = c.slot->sources,
+                                 .count = 1,
+                                 .group = 1,
+                                 .dtype = ZERO1_DTYPE_FP32};
   job.verdict = offload->verdict;
   job.groups = offload->scalars;
   job.absent = offload->absent;

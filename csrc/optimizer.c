@@ -97,17 +97,24 @@ static int32_t needs_grad_shard(const zero1_config *config, const zero1_comm *co
          (size_t)comm->world_size * zero1__dtype_bytes(config->grad_dtype) > 8;
 }
 
+/* What is in memory, and narrower on the wire where that was asked for. */
+static zero1__dtype on_wire(int32_t dtype, int32_t wire) {
+  return dtype == ZERO1_DTYPE_FP32 && wire == ZERO1_WIRE_BF16 ? ZERO1__DTYPE_FP32_AS_BF16 : dtype;
+}
+
 static zero1__channel_config channel_config_of(zero1_optimizer *optimizer) {
   const zero1_config *config = &optimizer->settings.config;
-  return (zero1__channel_config){.device = optimizer->device,
-                                 .step = optimizer->step,
-                                 .layout = &optimizer->layout,
-                                 .param_dtype = config->param_dtype,
-                                 .grad_dtype = config->grad_dtype,
-                                 .share_params = config->share_params,
-                                 .reduce_group = config->reduce_group,
-                                 .find_culprit = config->find_culprit,
-                                 .timeout_seconds = config->timeout_seconds};
+  return (zero1__channel_config){
+      .device = optimizer->device,
+      .step = optimizer->step,
+      .layout = &optimizer->layout,
+      .param_dtype = on_wire(config->param_dtype, config->param_wire_dtype),
+      .grad_dtype = on_wire(config->grad_dtype, config->grad_wire_dtype),
+      .round_groups = config->grad_wire_dtype == ZERO1_WIRE_BF16,
+      .share_params = config->share_params,
+      .reduce_group = config->reduce_group,
+      .find_culprit = config->find_culprit,
+      .timeout_seconds = config->timeout_seconds};
 }
 
 /* The device, and the host's cores where they are to help. */

@@ -286,6 +286,7 @@ zero1_status zero1_optimizer_info(zero1_optimizer *optimizer, zero1_info *info, 
     known.agree_ms = (double)schedule->agree_ns * 1e-6;
     known.update_ms = (double)schedule->update_ns * 1e-6;
     known.gather_ms = (double)schedule->channel->gather_ns * 1e-6;
+    known.sent_bytes = schedule->channel->sent_bytes;
   }
   const zero1_status put = zero1__struct_put(info, info_bytes, &known, sizeof known);
   if (put)

@@ -75,13 +75,31 @@ static void set_masters(zero1_optimizer *optimizer, int32_t keep) {
     const zero1__master_job job = {.layout = &optimizer->layout,
                                    .blocks = blocks,
                                    .param = zero1__buffers_param(buffers, blocks.begin),
-                                   .param_dtype = optimizer->settings.config.param_dtype,
+                                   .param_dtype = optimizer->channel->config.param_dtype,
                                    .master_param = zero1__buffers_master(buffers, bucket),
                                    .keep = keep};
     device->ops->master(device, schedule->compute, &job);
   }
   device->ops->event_record(device, schedule->reduced, schedule->compute);
   device->ops->event_sync(device, schedule->reduced);
+}
+
+/* Where parameters cross the wire in 16 bits, each is its master rounded from now on. Of ranks that
+ * share them, one rounds, once all have their masters. */
+static zero1_status round_params(zero1_optimizer *optimizer) {
+  zero1__device *device = optimizer->device;
+  zero1__schedule *schedule = &optimizer->schedule;
+  const zero1__channel *channel = optimizer->channel;
+  if (channel->config.param_dtype != ZERO1__DTYPE_FP32_AS_BF16) return ZERO1_OK;
+  const zero1_status status = agree(optimizer, ZERO1_OK);
+  if (status || channel->comm->rank % channel->params_sharers) return status;
+  const zero1__round_job job = {.layout = &optimizer->layout,
+                                .blocks = {0, optimizer->layout.trainable_blocks},
+                                .param = channel->params};
+  device->ops->round_params(device, schedule->compute, &job);
+  device->ops->event_record(device, schedule->reduced, schedule->compute);
+  device->ops->event_sync(device, schedule->reduced);
+  return ZERO1_OK;
 }
 
 /* Every rank the same root. */
@@ -112,6 +130,7 @@ zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t roo
   status = optimizer->channel->ops->broadcast(optimizer->channel, root, &optimizer->error);
   if (!status) set_masters(optimizer, 0);
   optimizer->has_masters |= !status;
+  if (!status) status = round_params(optimizer);
   return spend(optimizer, status ? status : agree(optimizer, ZERO1_OK));
 }
 
@@ -121,7 +140,8 @@ zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer) {
   if (status) return status;
   set_masters(optimizer, 1);
   optimizer->has_masters = 1;
-  return spend(optimizer, agree(optimizer, ZERO1_OK));
+  status = round_params(optimizer);
+  return spend(optimizer, status ? status : agree(optimizer, ZERO1_OK));
 }
 
 /* ---- replicas ---- */

@@ -62,6 +62,11 @@ ZERO1__INLINE uint16_t zero1__fp32_to_bf16(float value) {
   return (uint16_t)(value == value ? rounded : ZERO1__BF16_NAN);
 }
 
+/** The fp32 value that is left of `value` when it has crossed a wire in 16 bits. */
+ZERO1__INLINE float zero1__round_to_bf16(float value) {
+  return zero1__bf16_to_fp32(zero1__fp32_to_bf16(value));
+}
+
 /** The square of an fp32 value has 48 bits: exact. */
 ZERO1__INLINE double zero1__square(float value) {
   return (double)value * (double)value;
@@ -104,6 +109,13 @@ ZERO1__INLINE zero1__adam_element zero1__adam(zero1__adam_element old, float gra
 ZERO1__INLINE float zero1__master_of_bf16(uint16_t param, float old, int keep) {
   const float value = zero1__one_nan(zero1__bf16_to_fp32(param));
   return keep && zero1__fp32_to_bf16(old) == param ? zero1__one_nan(old) : value;
+}
+
+/** The same of an fp32 parameter that is its master rounded to bf16: one that the caller wrote may
+ *  have more bits, and these are the master's. */
+ZERO1__INLINE float zero1__master_of_rounded(float param, float old, int keep) {
+  const int same = zero1__bits(zero1__round_to_bf16(old)) == zero1__bits(param);
+  return zero1__one_nan(keep && same ? old : param);
 }
 
 /** One element's part of a hash: of its index and its bits, both scattered (the finalizer of

@@ -70,8 +70,9 @@ static void reduce_chunk(zero1__schedule *schedule, const zero1__chunk *chunk) {
                            .stats = &schedule->step->stats,
                            .lost = lost_of(schedule)};
   if (out) job.out = out + (chunk->blocks.begin - shard_begin) * ZERO1__BLOCK;
-  /* One rank's fp32 gradients are their own sum. */
-  if (channel->in_place && chunk->sources.count == 1 && job.out == chunk->sources.contributions[0])
+  /* One rank's fp32 gradients are their own sum, unless they are to be rounded. */
+  if (channel->in_place && chunk->sources.count == 1 && chunk->sources.dtype == ZERO1_DTYPE_FP32 &&
+      job.out == chunk->sources.contributions[0])
     job.out = NULL;
   schedule->device->ops->reduce(schedule->device, schedule->compute, &job, &schedule->reduce_ns);
 }
@@ -196,12 +197,11 @@ static void update_here(zero1__schedule *schedule, int64_t bucket, int one_pass)
   zero1__channel *channel = schedule->channel;
   const zero1__buffers *buffers = schedule->buffers;
   const zero1__range blocks = zero1__layout_shard(schedule->layout, bucket, channel->comm->rank);
-  const zero1__sources sums = {&buffers->grad_shards[bucket],
-                               &buffers->visible_grad_shards[bucket],
-                               1,
-                               1,
-                               0,
-                               ZERO1_DTYPE_FP32};
+  const zero1__sources sums = {.contributions = &buffers->grad_shards[bucket],
+                               .visible = &buffers->visible_grad_shards[bucket],
+                               .count = 1,
+                               .group = 1,
+                               .dtype = ZERO1_DTYPE_FP32};
   zero1__update_job job = zero1__buffers_update_job(buffers, bucket, blocks);
   /* In place, a bucket is one chunk; its contributions are read here for the first time, or again
    * where no sums were kept. */
@@ -270,7 +270,7 @@ static void open_on_device(zero1__schedule *schedule) {
   hand_to_comm(schedule, schedule->reduced); /* calls of the channel post the step's epoch */
   ops->times_forget(schedule->device);
   schedule->reduce_ns = schedule->update_ns = schedule->agree_ns = 0;
-  zero1__channel_clear_times(schedule->channel);
+  zero1__channel_open_step(schedule->channel);
 }
 
 /* Whether a step in the caller's stream can be captured, where it is being. */

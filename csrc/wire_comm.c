@@ -162,6 +162,7 @@ zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capa
         zero1__bundle_open(&channel->bundles[i], &channel->port, channel->base.config.layout,
                            device, capacity, staging_bytes, error);
     if (status) return status;
+    channel->bundles[i].sent_bytes = &channel->base.sent_bytes;
   }
   void *ring;
   const zero1_status status =
@@ -200,20 +201,20 @@ static int32_t peer_at(zero1__peers peers, int32_t index) {
 static zero1_status post_part(zero1__wire_channel *channel, zero1__bundle *bundle, int64_t bucket,
                               zero1__range part, zero1__peers peers, zero1__error *error) {
   const zero1__layout *layout = channel->base.config.layout;
-  const size_t each = zero1__dtype_bytes(channel->base.config.param_dtype);
-  const size_t block_bytes = ZERO1__BLOCK * each;
+  const zero1__dtype dtype = channel->base.config.param_dtype;
+  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(dtype);
   const int32_t rank = channel->base.comm->rank;
   const int32_t own = (rank - peers.first) / peers.stride;
   const int64_t begin = zero1__layout_shard(layout, bucket, rank).begin;
   const zero1__range blocks = {begin + part.begin, begin + part.end};
   char *params = channel->base.params;
   const zero1__parcel parcel =
-      zero1__bundle_pack(bundle, blocks, params + (size_t)blocks.begin * block_bytes, each);
+      zero1__bundle_pack(bundle, blocks, params + (size_t)blocks.begin * block_bytes, dtype);
   for (int32_t i = 1; i < peers.count; ++i) {
     const int32_t to = peer_at(peers, own + i), from = peer_at(peers, own - i);
     const int64_t theirs = zero1__layout_shard(layout, bucket, from).begin;
     const zero1__range land = {theirs + part.begin, theirs + part.end};
-    const zero1__target target = {params + (size_t)land.begin * block_bytes, each, 1};
+    const zero1__target target = {params + (size_t)land.begin * block_bytes, dtype, 1};
     zero1_status status = zero1__bundle_recv(bundle, ZERO1__TAG_GATHER, land, target, from, error);
     if (!status) status = zero1__bundle_send(bundle, ZERO1__TAG_GATHER, parcel, to, error);
     if (status) return status;

@@ -14,6 +14,7 @@ struct master_arguments {
   zero1__master_job job;
 };
 
+template <zero1__dtype dtype>
 __global__ void __launch_bounds__(kThreads, kResident)
     master(ZERO1__JOB(master_arguments) arguments) {
   const zero1__master_job &job = arguments.job;
@@ -22,13 +23,34 @@ __global__ void __launch_bounds__(kThreads, kResident)
     values master_param = {};
     if (job.keep)
       master_param = load_block<ZERO1_DTYPE_FP32>(job.master_param, at, entry.numel, lane);
-    const values param = load_block<ZERO1_DTYPE_BF16>(job.param, at, entry.numel, lane);
+    const values param = load_block<dtype>(job.param, at, entry.numel, lane);
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      const uint16_t bits = uint16_t(zero1__bits(param.of[i]) >> 16);
-      master_param.of[i] = zero1__master_of_bf16(bits, master_param.of[i], job.keep);
+      if constexpr (dtype == ZERO1_DTYPE_BF16) {
+        const uint16_t bits = uint16_t(zero1__bits(param.of[i]) >> 16);
+        master_param.of[i] = zero1__master_of_bf16(bits, master_param.of[i], job.keep);
+      } else {
+        master_param.of[i] = zero1__master_of_rounded(param.of[i], master_param.of[i], job.keep);
+      }
     }
     store_block(job.master_param, at, entry.numel, lane, master_param);
+  });
+}
+
+// ---- round ----
+
+struct round_arguments {
+  zero1__cuda_layout layout;
+  zero1__round_job job;
+};
+
+__global__ void __launch_bounds__(kThreads, kResident)
+    round_params(ZERO1__JOB(round_arguments) arguments) {
+  const zero1__round_job &job = arguments.job;
+  const int lane = int(threadIdx.x % kLanes);
+  for_blocks(arguments.layout, job.blocks, [&](int64_t at, zero1__cuda_block entry) {
+    const values param = load_block<ZERO1__DTYPE_FP32_AS_BF16>(job.param, at, entry.numel, lane);
+    store_block(job.param, at, entry.numel, lane, param);
   });
 }
 
@@ -91,7 +113,8 @@ __global__ void __launch_bounds__(kThreads, kResident) hash(ZERO1__JOB(zero1__ha
 }  // namespace
 
 int load_master_hash() {
-  return first_of(load(master), load(hash<ZERO1_DTYPE_FP32>), load(hash<ZERO1_DTYPE_BF16>));
+  return first_of(load(master<ZERO1_DTYPE_FP32>), load(master<ZERO1_DTYPE_BF16>),
+                  load(round_params), load(hash<ZERO1_DTYPE_FP32>), load(hash<ZERO1_DTYPE_BF16>));
 }
 
 }  // namespace zero1
@@ -108,7 +131,19 @@ int zero1__cuda_master(const zero1__cuda_layout *layout, const zero1__master_job
   const int status = grid_of_blocks(job->blocks, kResident, &grid);
   if (status != cudaSuccess) return status;
   const master_arguments arguments = {*layout, *job};
-  return launch(master, grid, kThreads, stream, arguments);
+  return launch(
+      job->param_dtype == ZERO1_DTYPE_BF16 ? master<ZERO1_DTYPE_BF16> : master<ZERO1_DTYPE_FP32>,
+      grid, kThreads, stream, arguments);
+}
+
+int zero1__cuda_round_params(const zero1__cuda_layout *layout, const zero1__round_job *job,
+                             zero1__cuda_stream stream) {
+  unsigned grid = 0;
+  if (job->blocks.begin >= job->blocks.end) return cudaSuccess;
+  const int status = grid_of_blocks(job->blocks, kResident, &grid);
+  if (status != cudaSuccess) return status;
+  const round_arguments arguments = {*layout, *job};
+  return launch(round_params, grid, kThreads, stream, arguments);
 }
 
 int zero1__cuda_hash(const zero1__hash_job *job, zero1__cuda_stream stream) {

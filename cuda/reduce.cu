@@ -19,7 +19,7 @@ constexpr int reduce_resident(int count) {
  */
 template <zero1__dtype dtype, int kCount>
 constexpr int kAheadOf = [] {
-  const int bytes = kCount * ZERO1__BLOCK * (dtype == ZERO1_DTYPE_FP32 ? 4 : 2);
+  const int bytes = kCount * ZERO1__BLOCK * (dtype == ZERO1_DTYPE_BF16 ? 2 : 4);
   return bytes == 0 || bytes >= 2048 ? 1 : 2048 / bytes;
 }();
 
@@ -81,17 +81,18 @@ reduce_kernel reduce_kernel_of(int which) {
 }
 
 reduce_kernel reduce_kernel_for(zero1__dtype dtype, int which) {
-  return dtype == ZERO1_DTYPE_FP32 ? reduce_kernel_of<ZERO1_DTYPE_FP32>(which)
-                                   : reduce_kernel_of<ZERO1_DTYPE_BF16>(which);
+  if (dtype == ZERO1_DTYPE_FP32) return reduce_kernel_of<ZERO1_DTYPE_FP32>(which);
+  return dtype == ZERO1_DTYPE_BF16 ? reduce_kernel_of<ZERO1_DTYPE_BF16>(which)
+                                   : reduce_kernel_of<ZERO1__DTYPE_FP32_AS_BF16>(which);
 }
 
 }  // namespace
 
 int load_reduce() {
   int status = cudaSuccess;
-  for (int which = 0; which < kCounts; ++which)
-    status = first_of(status, load(reduce_kernel_for(ZERO1_DTYPE_FP32, which)),
-                      load(reduce_kernel_for(ZERO1_DTYPE_BF16, which)));
+  for (zero1__dtype dtype : kDtypes)
+    for (int which = 0; which < kCounts; ++which)
+      status = first_of(status, load(reduce_kernel_for(dtype, which)));
   return status;
 }
 

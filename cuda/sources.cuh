@@ -11,16 +11,20 @@ __device__ __forceinline__ void add(values *sum, const values &other) {
   for (int i = 0; i < kEach; ++i) sum->of[i] = sum->of[i] + other.of[i];
 }
 
-/** Adds contributions up as they come: inside groups, then across. */
+/** Adds contributions up as they come: inside groups, then across. kMayRound: false spares fp32,
+ * which is never rounded, the registers. */
+template <bool kMayRound>
 struct ordered_sum {
   values sum, group;
   int32_t size, left;  // of a group; of this group
+  bool round;          // a group's sum, where there are several
   bool grouped;        // `sum` holds the groups before
 
-  __device__ __forceinline__ ordered_sum(int32_t group_size)
-      : size(group_size), left(0), grouped(false) {}
+  __device__ __forceinline__ ordered_sum(int32_t group_size, bool round_groups)
+      : size(group_size), left(0), round(round_groups), grouped(false) {}
 
   __device__ __forceinline__ void close_group() {
+    if (kMayRound && round) group = rounded(group);
     if (grouped)
       add(&sum, group);
     else
@@ -41,7 +45,7 @@ struct ordered_sum {
 
   __device__ __forceinline__ values done() {
     if (!grouped) return group;
-    add(&sum, group);
+    close_group();
     return sum;
   }
 };
@@ -52,10 +56,14 @@ template <zero1__dtype dtype, int kCount>
 struct source_table {
   const void *const *table;
   int32_t count, group;
+  bool round_groups;
   const void *pointer[kCount > 0 ? kCount : 1];
 
   __device__ __forceinline__ explicit source_table(const zero1__sources &sources)
-      : table(sources.visible), count(sources.count), group(sources.group) {
+      : table(sources.visible),
+        count(sources.count),
+        group(sources.group),
+        round_groups(sources.round_groups != 0) {
 #pragma unroll
     for (int k = 0; k < kCount; ++k) pointer[k] = in_global(table[k]);
   }
@@ -73,7 +81,7 @@ struct source_table {
   }
 
   __device__ __forceinline__ values sum_loaded(const loaded &block, int64_t at, int lane) const {
-    ordered_sum sum(group);
+    ordered_sum<dtype != ZERO1_DTYPE_FP32> sum(group, round_groups);
     if constexpr (kCount > 0) {
 #pragma unroll
       for (int k = 0; k < kCount; ++k) sum.take(unpack(block.raw[k]), k == 0);
@@ -86,7 +94,7 @@ struct source_table {
   }
 
   __device__ __forceinline__ values sum_short(int64_t at, int numel, int lane) const {
-    ordered_sum sum(group);
+    ordered_sum<dtype != ZERO1_DTYPE_FP32> sum(group, round_groups);
 #pragma unroll 1
     for (int32_t k = 0; k < count; ++k)
       sum.take(load_short<dtype>(in_global(table[k]), at, numel, lane), k == 0);
@@ -193,6 +201,9 @@ __device__ __forceinline__ bool note_block(const Sources &sources, const notes &
 }
 
 // ---- kernels that are one for each data type and some counts ----
+
+/** What sources and parameters may be. */
+constexpr zero1__dtype kDtypes[] = {ZERO1_DTYPE_FP32, ZERO1_DTYPE_BF16, ZERO1__DTYPE_FP32_AS_BF16};
 
 /** Counts of sources that have kernels of their own; 0: any other. */
 constexpr int kCountCases[] = {0, 1, 2, 4, 8};

@@ -48,6 +48,8 @@ __device__ __forceinline__ void store_state(const zero1__update_job &job, int64_
   store_block(job.exp_avg_sq, at, numel, lane, state.exp_avg_sq);
   if constexpr (param_dtype == ZERO1_DTYPE_BF16)
     store_block(static_cast<uint16_t *>(job.param), at, numel, lane, state.master_param);
+  else if constexpr (param_dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    store_block(static_cast<float *>(job.param), at, numel, lane, rounded(state.master_param));
 }
 
 template <zero1__dtype grad_dtype, zero1__dtype param_dtype, int kCount>
@@ -85,21 +87,28 @@ update_kernel update_kernel_of(int which) {
   return kernels[which];
 }
 
+template <zero1__dtype grad_dtype>
+update_kernel update_kernel_into(zero1__dtype param_dtype, int which) {
+  if (param_dtype == ZERO1_DTYPE_FP32) return update_kernel_of<grad_dtype, ZERO1_DTYPE_FP32>(which);
+  return param_dtype == ZERO1_DTYPE_BF16
+             ? update_kernel_of<grad_dtype, ZERO1_DTYPE_BF16>(which)
+             : update_kernel_of<grad_dtype, ZERO1__DTYPE_FP32_AS_BF16>(which);
+}
+
 update_kernel update_kernel_for(zero1__dtype grad_dtype, zero1__dtype param_dtype, int which) {
-  constexpr zero1__dtype fp32 = ZERO1_DTYPE_FP32, bf16 = ZERO1_DTYPE_BF16;
-  if (grad_dtype == fp32)
-    return param_dtype == fp32 ? update_kernel_of<fp32, fp32>(which)
-                               : update_kernel_of<fp32, bf16>(which);
-  return param_dtype == fp32 ? update_kernel_of<bf16, fp32>(which)
-                             : update_kernel_of<bf16, bf16>(which);
+  if (grad_dtype == ZERO1_DTYPE_FP32)
+    return update_kernel_into<ZERO1_DTYPE_FP32>(param_dtype, which);
+  return grad_dtype == ZERO1_DTYPE_BF16
+             ? update_kernel_into<ZERO1_DTYPE_BF16>(param_dtype, which)
+             : update_kernel_into<ZERO1__DTYPE_FP32_AS_BF16>(param_dtype, which);
 }
 
 }  // namespace
 
 int load_update() {
   int status = cudaSuccess;
-  for (zero1__dtype grad_dtype : {ZERO1_DTYPE_FP32, ZERO1_DTYPE_BF16})
-    for (zero1__dtype param_dtype : {ZERO1_DTYPE_FP32, ZERO1_DTYPE_BF16})
+  for (zero1__dtype grad_dtype : kDtypes)
+    for (zero1__dtype param_dtype : kDtypes)
       for (int which = 0; which < kCounts; ++which)
         status = first_of(status, load(update_kernel_for(grad_dtype, param_dtype, which)));
   return status;

@@ -29,6 +29,12 @@ __device__ __forceinline__ int element_of(int lane, int i) {
   return 4 * lane + (i & 3) + (i & 4) * (ZERO1__BLOCK / 8);
 }
 
+__device__ __forceinline__ values rounded(values v) {
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) v.of[i] = zero1__round_to_bf16(v.of[i]);
+  return v;
+}
+
 // ---- whole blocks: 16 bytes at a time ----
 
 /** A block as it is in memory. */
@@ -41,6 +47,9 @@ struct raw_block<ZERO1_DTYPE_FP32> {
 };
 
 template <>
+struct raw_block<ZERO1__DTYPE_FP32_AS_BF16> : raw_block<ZERO1_DTYPE_FP32> {};
+
+template <>
 struct raw_block<ZERO1_DTYPE_BF16> {
   uint4 words;
 };
@@ -48,9 +57,12 @@ struct raw_block<ZERO1_DTYPE_BF16> {
 // __ldca is what a load does anyway, but stays one access: the compiler took some apart.
 template <zero1__dtype dtype>
 __device__ __forceinline__ raw_block<dtype> load_raw(const void *array, int64_t at, int lane) {
-  if constexpr (dtype == ZERO1_DTYPE_FP32) {
+  if constexpr (dtype != ZERO1_DTYPE_BF16) {
     const float4 *from = reinterpret_cast<const float4 *>(static_cast<const float *>(array) + at);
-    return {__ldca(from + lane), __ldca(from + lane + kLanes)};
+    raw_block<dtype> raw;
+    raw.low = __ldca(from + lane);
+    raw.high = __ldca(from + lane + kLanes);
+    return raw;
   } else {
     return {
         __ldca(reinterpret_cast<const uint4 *>(static_cast<const uint16_t *>(array) + at) + lane)};
@@ -61,6 +73,10 @@ __device__ __forceinline__ raw_block<dtype> load_raw(const void *array, int64_t 
 __device__ __forceinline__ values unpack(const raw_block<ZERO1_DTYPE_FP32> &raw) {
   return {raw.low.x,  raw.low.y,  raw.low.z,  raw.low.w,
           raw.high.x, raw.high.y, raw.high.z, raw.high.w};
+}
+
+__device__ __forceinline__ values unpack(const raw_block<ZERO1__DTYPE_FP32_AS_BF16> &raw) {
+  return rounded(unpack(static_cast<const raw_block<ZERO1_DTYPE_FP32> &>(raw)));
 }
 
 __device__ __forceinline__ float low_half(uint32_t word) {
@@ -83,7 +99,7 @@ __device__ __forceinline__ values unpack(const raw_block<ZERO1_DTYPE_BF16> &raw)
  * others. */
 template <zero1__dtype dtype>
 __device__ __forceinline__ values arrange(const values &read, int lane) {
-  if constexpr (dtype == ZERO1_DTYPE_FP32) {
+  if constexpr (dtype != ZERO1_DTYPE_BF16) {
     return read;
   } else {
     const bool upper = lane & 16, odd = lane & 1;
@@ -140,6 +156,8 @@ template <zero1__dtype dtype>
 __device__ __forceinline__ float load_one(const void *array, int64_t at) {
   if constexpr (dtype == ZERO1_DTYPE_FP32)
     return static_cast<const float *>(array)[at];
+  else if constexpr (dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    return zero1__round_to_bf16(static_cast<const float *>(array)[at]);
   else
     return zero1__bf16_to_fp32(static_cast<const uint16_t *>(array)[at]);
 }

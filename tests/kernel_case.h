@@ -48,6 +48,12 @@ typedef struct kernel_case {
   zero1__stats stats;
 } kernel_case;
 
+/* Whether groups' sums are rounded: where a library would, and once more. */
+static inline int case_rounds_groups(const case_options *options) {
+  return options->grad_dtype == ZERO1__DTYPE_FP32_AS_BF16 ||
+         (options->grad_dtype == ZERO1_DTYPE_BF16 && options->seed % 2);
+}
+
 /* ---- filling ---- */
 
 static inline float case_gradient(random_state *random, int kind) {
@@ -71,7 +77,7 @@ static inline void case_fill_grads(kernel_case *c, random_state *random) {
       const int kind = c->options.tame ? 4 : (int)(random_bits(random) % 12);
       for (int64_t e = block * ZERO1__BLOCK; e < (block + 1) * ZERO1__BLOCK; ++e) {
         const float value = case_gradient(random, kind);
-        if (c->options.grad_dtype == ZERO1_DTYPE_FP32)
+        if (c->options.grad_dtype != ZERO1_DTYPE_BF16)
           memcpy((char *)(uintptr_t)c->contributions[k] + 4 * e, &value, 4);
         else
           memcpy((char *)(uintptr_t)c->contributions[k] + 2 * e, (char *)&value + 2, 2);
@@ -88,6 +94,8 @@ static inline void case_fill_state(kernel_case *c, random_state *random) {
     c->exp_avg_sq[e] = fabsf(tiny ? random_tiny(random) : random_unit(random) * 0.0625f);
     if (c->options.param_dtype == ZERO1_DTYPE_BF16)
       ((uint16_t *)c->param)[e] = zero1__fp32_to_bf16(c->master_param[e]);
+    if (c->options.param_dtype == ZERO1__DTYPE_FP32_AS_BF16)
+      ((float *)c->param)[e] = zero1__round_to_bf16(c->master_param[e]);
   }
   for (int64_t slot = 0; slot < c->layout.slot_count; ++slot) c->absent[slot] = slot % 7 == 3;
 }
@@ -99,9 +107,11 @@ static inline void case_poison(kernel_case *c, int64_t from, int64_t to) {
     for (int i = 0; i < 4; ++i) memcpy(&arrays[i][e], &poison, 4);
     if (c->options.param_dtype == ZERO1_DTYPE_BF16)
       memcpy((char *)c->param + 2 * e, (const char *)&poison + 2, 2);
+    if (c->options.param_dtype == ZERO1__DTYPE_FP32_AS_BF16)
+      memcpy((char *)c->param + 4 * e, &poison, 4);
     for (int32_t k = 0; k < c->options.count; ++k) {
       char *grad = (char *)(uintptr_t)c->contributions[k];
-      if (c->options.grad_dtype == ZERO1_DTYPE_FP32)
+      if (c->options.grad_dtype != ZERO1_DTYPE_BF16)
         memcpy(grad + 4 * e, &poison, 4);
       else
         memcpy(grad + 2 * e, (const char *)&poison + 2, 2);
@@ -170,7 +180,8 @@ static inline zero1__sources case_sources(const kernel_case *c) {
                           .count = c->options.count,
                           .group = c->options.group,
                           .rank_begin = c->options.rank_begin,
-                          .dtype = c->options.grad_dtype};
+                          .dtype = c->options.grad_dtype,
+                          .round_groups = case_rounds_groups(&c->options)};
 }
 
 static inline zero1__reduce_job case_reduce_job(kernel_case *c) {

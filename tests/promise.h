@@ -45,6 +45,7 @@ enum {
   AXIS_SHARE,
   AXIS_OVERLAP,
   AXIS_DTYPES,
+  AXIS_WIRES,
   AXIS_ORDER,
   AXIS_MICROBATCHES,
   AXIS_MODE,
@@ -109,7 +110,8 @@ static inline promise_case promise_case_of(const promise_sample *sample, int32_t
   static const int64_t workspaces[] = {1, 40000, 0};
   static const double offloads[] = {0, 0, 0.4, 1};
 #define PICK(axis, count) (sample->columns[axis][i] % (count))
-  const int dtypes = PICK(AXIS_DTYPES, 4), mode = PICK(AXIS_MODE, 3), few = !PICK(AXIS_FEW, 5);
+  const int wires = PICK(AXIS_WIRES, 6), dtypes = PICK(AXIS_DTYPES, 4), mode = PICK(AXIS_MODE, 3),
+            few = !PICK(AXIS_FEW, 5);
   const char *isa = isas[PICK(AXIS_ISA, 3)];
   int32_t reduce_group = PICK(AXIS_GROUP, 3) * (world_size / 2);
   if (reduce_group && world_size % reduce_group) reduce_group = 1;
@@ -120,6 +122,8 @@ static inline promise_case promise_case_of(const promise_sample *sample, int32_t
                 .group_count = 2,
                 .param_dtype = dtypes & 1 ? ZERO1_DTYPE_BF16 : ZERO1_DTYPE_FP32,
                 .grad_dtype = dtypes & 2 ? ZERO1_DTYPE_BF16 : ZERO1_DTYPE_FP32,
+                .param_wire = wires & 1 ? ZERO1_WIRE_BF16 : ZERO1_WIRE_AS_IN_MEMORY,
+                .grad_wire = wires / 2, /* the sums fit bf16 */
                 .steps = 20,
                 .guard = mode > 0, /* mode 0: reduce and update in one pass, where they can be */
                 .absences = PICK(AXIS_ABSENCES, 2),
@@ -151,14 +155,15 @@ static inline void promise_describe(const promise_case *what, char *text, size_t
   const trainer_case *train = &what->train;
   snprintf(text, bytes,
            "%d ranks, %d per node, %s, bucket %lld, threads %d, share %d, overlap %d, offload %g, "
-           "dtypes %d/%d, "
+           "dtypes %d/%d, wires %d/%d, "
            "order %d, microbatches %d, guard %d, clip %g, absences %d, split %d, workspace %lld, "
            "reduce_group %d, %d parameters, root %d, streams %d",
            what->world_size, what->ranks_per_node, what->isa, (long long)train->bucket_numel,
            train->threads, train->share_params, train->overlap, train->offload, train->param_dtype,
-           train->grad_dtype, train->order, train->microbatches, train->guard, train->max_grad_norm,
-           train->absences, train->split, (long long)what->workspace_bytes, train->reduce_group,
-           train->param_count, train->root, train->streams);
+           train->grad_dtype, train->param_wire, train->grad_wire, train->order,
+           train->microbatches, train->guard, train->max_grad_norm, train->absences, train->split,
+           (long long)what->workspace_bytes, train->reduce_group, train->param_count, train->root,
+           train->streams);
 }
 
 static inline void promise_check_alike(const promise_case *what, const trainer_result *mine,

@@ -256,6 +256,25 @@ static void masters_follow_the_params_that_changed(void) {
     }
 }
 
+/* 1 + 2^-8 is as far from 1 as from 1 + 2^-7: to the even one, which is 1. */
+static void masters_of_rounded_params_keep_what_the_wire_drops(void) {
+  for (int isa = 0; isa < isa_count; ++isa) {
+    kernel_case c = small_case();
+    float param[3] = {1 + 0x1p-8f, 1 + 0x1p-7f, 1 + 0x1p-10f};
+    float master[3] = {5, 1 + 0x1p-7f + 0x1p-12f, 3};
+    const zero1__master_job job = {&c.layout, c.blocks, param, ZERO1__DTYPE_FP32_AS_BF16,
+                                   master,    1};
+    kernels[isa]->master(&job, job.blocks);
+    CHECK(master[0] == 1 + 0x1p-8f);            /* the caller's, all of it */
+    CHECK(master[1] == 1 + 0x1p-7f + 0x1p-12f); /* still rounds to the parameter: kept */
+    CHECK(master[2] == 1 + 0x1p-10f);
+    const zero1__round_job round = {&c.layout, c.blocks, param};
+    kernels[isa]->round_params(&round, round.blocks);
+    CHECK(param[0] == 1 && param[1] == 1 + 0x1p-7f && param[2] == 1);
+    case_destroy(&c);
+  }
+}
+
 static void the_hash_is_a_sum_over_elements(void) {
   kernel_case c = case_create((case_options){7, 1, 1, 0, ZERO1_DTYPE_FP32, ZERO1_DTYPE_BF16, 1, 0});
   for (int isa = 0; isa < isa_count; ++isa) {
@@ -308,6 +327,7 @@ int main(void) {
   RUN(no_absent_list_means_that_none_is);
   RUN(twenty_steps_stay_within_the_derived_distance_of_double);
   RUN(masters_follow_the_params_that_changed);
+  RUN(masters_of_rounded_params_keep_what_the_wire_drops);
   RUN(the_hash_is_a_sum_over_elements);
   RUN(an_unknown_instruction_set_is_an_error_that_names_it);
   return check_summary();

@@ -8,8 +8,22 @@
 
 /* ---- the specification ---- */
 
+/* To nearest even, in double: ties are exact there, and bf16's subnormals are 2^-133 apart. */
+static float spec_round(float value) {
+  int exponent;
+  if (isnan(value)) return zero1__from_bits(0x7fc00000u);
+  if (isinf(value) || value == 0) return value;
+  frexp((double)value, &exponent);
+  const double apart = ldexp(1.0, (exponent < -125 ? -125 : exponent) - 8);
+  const double rounded = rint((double)value / apart) * apart;
+  return fabs(rounded) > 0x1.fep+127 ? copysignf(INFINITY, value)
+                                     : copysignf((float)rounded, value);
+}
+
 static float spec_grad(const kernel_case *c, int32_t k, int64_t e) {
   if (c->options.grad_dtype == ZERO1_DTYPE_FP32) return ((const float *)c->contributions[k])[e];
+  if (c->options.grad_dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    return spec_round(((const float *)c->contributions[k])[e]);
   return zero1__bf16_to_fp32(((const uint16_t *)c->contributions[k])[e]);
 }
 
@@ -19,6 +33,8 @@ static float spec_sum(const kernel_case *c, int64_t e) {
   for (int32_t first = 0; first < c->options.count; first += c->options.group) {
     float sum = spec_grad(c, first, e);
     for (int32_t k = first + 1; k < first + c->options.group; ++k) sum += spec_grad(c, k, e);
+    if (case_rounds_groups(&c->options) && c->options.group < c->options.count)
+      sum = spec_round(sum);
     total = first == 0 ? sum : total + sum;
   }
   return total;
@@ -65,6 +81,8 @@ static void spec_update(kernel_case *c, const zero1__slot *slot, int64_t e, floa
   c->exp_avg_sq[e] = next.exp_avg_sq;
   if (c->options.param_dtype == ZERO1_DTYPE_BF16)
     ((uint16_t *)c->param)[e] = zero1__fp32_to_bf16(next.master_param);
+  if (c->options.param_dtype == ZERO1__DTYPE_FP32_AS_BF16)
+    ((float *)c->param)[e] = spec_round(next.master_param);
 }
 
 /* Reduce into out, and update, of all blocks. */
@@ -102,6 +120,12 @@ static const case_options COMBINATIONS[] = {
     {11, 2, 2, 0, ZERO1_DTYPE_FP32, ZERO1_DTYPE_FP32, 1, 0},
     {12, 2, 1, 0, ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 1, 0},
     {13, 1, 1, -1, ZERO1_DTYPE_FP32, ZERO1_DTYPE_BF16, 1, 0},
+    {14, 1, 1, 0, ZERO1__DTYPE_FP32_AS_BF16, ZERO1__DTYPE_FP32_AS_BF16, 0, 0},
+    {15, 2, 2, 3, ZERO1__DTYPE_FP32_AS_BF16, ZERO1_DTYPE_FP32, 0, 0},
+    {16, 4, 2, 0, ZERO1__DTYPE_FP32_AS_BF16, ZERO1__DTYPE_FP32_AS_BF16, 0, 0},
+    {17, 6, 3, -1, ZERO1__DTYPE_FP32_AS_BF16, ZERO1_DTYPE_BF16, 0, 0},
+    {18, 5, 1, 0, ZERO1__DTYPE_FP32_AS_BF16, ZERO1__DTYPE_FP32_AS_BF16, 1, 0},
+    {19, 6, 2, 0, ZERO1_DTYPE_BF16, ZERO1__DTYPE_FP32_AS_BF16, 0, 0},
 };
 #define COMBINATION_COUNT (int)(sizeof COMBINATIONS / sizeof *COMBINATIONS)
 

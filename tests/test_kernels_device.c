@@ -139,7 +139,7 @@ static void reduce_is_the_hosts_to_the_bit(void) {
   for (int32_t count = 1; count <= 9; ++count)
     for (int32_t group = 1; group <= count; ++group) {
       if (count % group) continue;
-      for (int32_t dtype = ZERO1_DTYPE_FP32; dtype <= ZERO1_DTYPE_BF16; ++dtype) {
+      for (int32_t dtype = ZERO1_DTYPE_FP32; dtype <= ZERO1__DTYPE_FP32_AS_BF16; ++dtype) {
         const uint64_t seed = (uint64_t)(count * 100 + group * 10 + dtype);
         const case_options options = {seed, count, group, 3 * (count % 2), dtype, 0, group == 1, 0};
         check_reduce(options, PLAIN);
@@ -150,7 +150,7 @@ static void reduce_is_the_hosts_to_the_bit(void) {
 static void every_way_of_asking_for_sums_is_the_hosts(void) {
   for (int way = PARTIAL; way < REDUCE_WAYS; ++way)
     for (int32_t count = 1; count <= 5; count += 2)
-      for (int32_t dtype = ZERO1_DTYPE_FP32; dtype <= ZERO1_DTYPE_BF16; ++dtype) {
+      for (int32_t dtype = ZERO1_DTYPE_FP32; dtype <= ZERO1__DTYPE_FP32_AS_BF16; ++dtype) {
         const case_options options = {
             (uint64_t)(way * 10 + count), count, count, 0, dtype, 0, 0, 0};
         if (way == IN_PLACE && dtype == ZERO1_DTYPE_BF16) continue;
@@ -214,12 +214,12 @@ static void check_update(case_options options, int stats, int absent, int skip) 
 
 static void update_is_the_hosts_to_the_bit(void) {
   for (int32_t count = 1; count <= 9; ++count)
-    for (int32_t dtypes = 0; dtypes < 4; ++dtypes) {
+    for (int32_t dtypes = 0; dtypes < 9; ++dtypes) {
       const case_options options = {.seed = (uint64_t)(count * 10 + dtypes),
                                     .count = count,
                                     .group = count % 2 ? count : 2,
-                                    .grad_dtype = dtypes & 1,
-                                    .param_dtype = dtypes >> 1,
+                                    .grad_dtype = dtypes % 3,
+                                    .param_dtype = dtypes / 3,
                                     .tame = count == 3};
       check_update(options, 1, 1, 0);
       check_update(options, 0, dtypes == 1, 0);
@@ -287,13 +287,16 @@ static void one_bit_in_one_gradient_is_noticed(void) {
   case_destroy(&expected);
 }
 
-/* ---- master, hash ---- */
+/* ---- master, round, hash ---- */
 
 /* Some parameters are no longer what their masters round to. */
 static void change_params(kernel_case *c) {
   uint16_t *const param = c->param;
+  uint32_t *const fp32 = c->param; /* the lower bits, too */
   for (int64_t e = 0; e < c->numel && c->options.param_dtype == ZERO1_DTYPE_BF16; e += 3)
     param[e] ^= (uint16_t)(e % 5);
+  for (int64_t e = 0; e < c->numel && c->options.param_dtype == ZERO1__DTYPE_FP32_AS_BF16; e += 3)
+    fp32[e] ^= (uint32_t)(e % 5) << (e % 2 ? 0 : 16);
 }
 
 static void check_master(int32_t param_dtype, int32_t keep) {
@@ -323,7 +326,28 @@ static void masters_are_the_hosts_to_the_bit(void) {
   for (int32_t keep = 0; keep < 2; ++keep) {
     check_master(ZERO1_DTYPE_BF16, keep);
     check_master(ZERO1_DTYPE_FP32, keep);
+    check_master(ZERO1__DTYPE_FP32_AS_BF16, keep);
   }
+}
+
+static void rounded_params_are_the_hosts_to_the_bit(void) {
+  const case_options options = {.seed = 12, .count = 1, .group = 1};
+  const zero1__kernels *kernels[3];
+  const int isa_count = case_all_kernels(kernels);
+  kernel_case expected = case_create(options), c = case_create(options);
+  float *const param = (float *)(uintptr_t)expected.contributions[0]; /* numbers of every kind */
+  mirror m;
+  zero1__round_job job = {&expected.layout, expected.blocks, param};
+  kernels[isa_count - 1]->round_params(&job, job.blocks);
+  mirror_begin(&m, &c);
+  job.layout = &c.layout;
+  job.param = on_device(&m, c.contributions[0]);
+  m.device->ops->round_params(m.device, m.stream, &job);
+  mirror_read(&m);
+  CHECK(case_same(&c, &expected));
+  mirror_end(&m);
+  case_destroy(&c);
+  case_destroy(&expected);
 }
 
 /* Whatever its begin and end: from the first gradient, whose padding is elements here. */
@@ -360,6 +384,7 @@ int main(void) {
   RUN(jobs_of_any_range_come_to_the_same_bytes);
   RUN(one_bit_in_one_gradient_is_noticed);
   RUN(masters_are_the_hosts_to_the_bit);
+  RUN(rounded_params_are_the_hosts_to_the_bit);
   RUN(hashes_are_the_hosts_to_the_bit);
   return check_summary();
 }

@@ -56,6 +56,7 @@ static void ask(memory_case *what) {
 typedef struct formula {
   int32_t param_dtype, grad_dtype, guard;
   uint64_t each, sharded;
+  int32_t wire; /* ZERO1_WIRE_ of both */
 } formula;
 
 static void check_formula(const formula *expected, int32_t world_size, int32_t ranks_per_node) {
@@ -67,6 +68,7 @@ static void check_formula(const formula *expected, int32_t world_size, int32_t r
   what.train.param_dtype = expected->param_dtype;
   what.train.grad_dtype = expected->grad_dtype;
   what.train.guard = expected->guard;
+  what.train.param_wire = what.train.grad_wire = expected->wire;
   ask(&what);
   for (int32_t rank = 0; rank < world_size; ++rank) {
     const zero1_memory *memory = &what.memory[rank];
@@ -76,18 +78,22 @@ static void check_formula(const formula *expected, int32_t world_size, int32_t r
     CHECK_EQ(memory->grads_bytes, numel * (expected->grad_dtype ? 2 : 4));
     CHECK_EQ(memory->exp_avg_bytes, numel * 4 / d);
     CHECK_EQ(memory->exp_avg_sq_bytes, numel * 4 / d);
-    CHECK_EQ(memory->master_bytes, expected->param_dtype ? numel * 4 / d : 0);
+    const int separate = expected->param_dtype || expected->wire == ZERO1_WIRE_BF16;
+    CHECK_EQ(memory->master_bytes, separate ? numel * 4 / d : 0);
   }
 }
 
 /* On a node of up to 4 ranks, sums of bf16 gradients are not kept but made again. */
 static void a_rank_has_what_the_formula_says(void) {
   static const formula rows[] = {
-      {ZERO1_DTYPE_FP32, ZERO1_DTYPE_FP32, 1, 8, 8},
-      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_FP32, 1, 6, 12},
-      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 1, 4, 12},
-      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 0, 4, 12},
-      {ZERO1_DTYPE_FP32, ZERO1_DTYPE_BF16, 1, 6, 8},
+      {ZERO1_DTYPE_FP32, ZERO1_DTYPE_FP32, 1, 8, 8, 0},
+      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_FP32, 1, 6, 12, 0},
+      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 1, 4, 12, 0},
+      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 0, 4, 12, 0},
+      {ZERO1_DTYPE_FP32, ZERO1_DTYPE_BF16, 1, 6, 8, 0},
+      {ZERO1_DTYPE_FP32, ZERO1_DTYPE_FP32, 1, 8, 8, ZERO1_WIRE_FP32},
+      {ZERO1_DTYPE_FP32, ZERO1_DTYPE_FP32, 1, 8, 12, ZERO1_WIRE_BF16}, /* a separate master */
+      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 1, 4, 12, ZERO1_WIRE_BF16},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i)
     for (int32_t world_size = 1; world_size <= 4; world_size *= 2)
@@ -97,10 +103,11 @@ static void a_rank_has_what_the_formula_says(void) {
 /* Between nodes, sums of bf16 gradients need 4 / d more. */
 static void between_nodes_bf16_gradients_need_room_for_their_sums(void) {
   static const formula rows[] = {
-      {ZERO1_DTYPE_FP32, ZERO1_DTYPE_FP32, 1, 8, 8},
-      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_FP32, 1, 6, 12},
-      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 1, 4, 16},
-      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 0, 4, 16},
+      {ZERO1_DTYPE_FP32, ZERO1_DTYPE_FP32, 1, 8, 8, 0},
+      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_FP32, 1, 6, 12, 0},
+      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 1, 4, 16, 0},
+      {ZERO1_DTYPE_BF16, ZERO1_DTYPE_BF16, 0, 4, 16, 0},
+      {ZERO1_DTYPE_FP32, ZERO1_DTYPE_FP32, 1, 8, 12, ZERO1_WIRE_BF16},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
     check_formula(&rows[i], 2, 1);

@@ -60,6 +60,12 @@ static void spoil_none(arguments *a) {
 static void spoil_param_dtype(arguments *a) {
   a->config.param_dtype = ZERO1_DTYPE_BF16;
 }
+static void spoil_grad_wire(arguments *a) {
+  a->config.grad_wire_dtype = ZERO1_WIRE_BF16;
+}
+static void spoil_param_wire(arguments *a) {
+  a->config.param_wire_dtype = ZERO1_WIRE_BF16;
+}
 static void spoil_grad_dtype(arguments *a) {
   a->config.grad_dtype = ZERO1_DTYPE_BF16;
 }
@@ -127,6 +133,8 @@ static const disagreement disagreements[] = {
     {"none", spoil_none, ZERO1_ERR_MISMATCH, "no parameter on rank"},
     {"param_dtype", spoil_param_dtype, ZERO1_ERR_MISMATCH,
      "config.param_dtype is 0 on rank 0 and 1"},
+    {"grad_wire_dtype", spoil_grad_wire, ZERO1_ERR_MISMATCH, "config.grad_wire_dtype"},
+    {"param_wire_dtype", spoil_param_wire, ZERO1_ERR_MISMATCH, "config.param_wire_dtype"},
     {"grad_dtype", spoil_grad_dtype, ZERO1_ERR_MISMATCH, "config.grad_dtype"},
     {"bucket_numel", spoil_bucket_numel, ZERO1_ERR_MISMATCH, "config.bucket_numel is 1024"},
     {"reduce_group", spoil_reduce_group, ZERO1_ERR_MISMATCH, "config.reduce_group"},

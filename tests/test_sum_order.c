@@ -15,7 +15,7 @@
 enum { RANKS_MAX = 8, NUMEL = 700, PARAMS = 2 }; /* 3 blocks each */
 
 typedef struct order_case {
-  int32_t world_size, ranks_per_node, reduce_group, grad_dtype, guard;
+  int32_t world_size, ranks_per_node, reduce_group, grad_dtype, grad_wire, guard;
   int32_t group; /* in effect */
   float first_exp_avg[RANKS_MAX][PARAMS][NUMEL];
   uint8_t owned[RANKS_MAX][PARAMS][NUMEL];
@@ -30,6 +30,26 @@ static float grad_of(int32_t rank, int32_t param, int32_t element) {
   return ldexpf(whole, -(int)((bits >> 32) % 32));
 }
 
+/* Of fp32 gradients whose wire is bf16: 16 bits more, which the wire rounds away. */
+static float fine_grad_of(int32_t rank, int32_t param, int32_t element) {
+  random_state random = {(uint64_t)rank << 40 | (uint64_t)param << 20 | (uint64_t)element |
+                         1u << 19};
+  return grad_of(rank, param, element) * (1 + (float)(random_bits(&random) % 65536) * 0x1p-16f);
+}
+
+/* To nearest even. Of numbers of ordinary size. */
+static float rounded(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+static int is_fine(int32_t grad_dtype, int32_t grad_wire) {
+  return grad_dtype == ZERO1_DTYPE_FP32 && grad_wire == ZERO1_WIRE_BF16;
+}
+
 /* (c0 + c1) + (c2 + c3) for a group of 2. */
 static float sum_of(int32_t world_size, int32_t group, int32_t param, int32_t element) {
   float sum = 0;
@@ -37,6 +57,24 @@ static float sum_of(int32_t world_size, int32_t group, int32_t param, int32_t el
     float part = grad_of(begin, param, element);
     for (int32_t rank = begin + 1; rank < begin + group; ++rank)
       part += grad_of(rank, param, element);
+    sum = begin ? sum + part : part;
+  }
+  return sum;
+}
+
+/* The same over a wire of bf16: R(R(c0) + R(c1)) + R(R(c2) + R(c3)), and with one group alone
+ * ((R(c0) + R(c1)) + R(c2)) + R(c3). */
+static float rounded_sum_of(const order_case *what, int32_t param, int32_t element) {
+  const int fine = is_fine(what->grad_dtype, what->grad_wire);
+  float sum = 0;
+  for (int32_t begin = 0; begin < what->world_size; begin += what->group) {
+    float part = 0;
+    for (int32_t rank = begin; rank < begin + what->group; ++rank) {
+      const float grad =
+          fine ? rounded(fine_grad_of(rank, param, element)) : grad_of(rank, param, element);
+      part = rank == begin ? grad : part + grad;
+    }
+    if (what->group < what->world_size) part = rounded(part);
     sum = begin ? sum + part : part;
   }
   return sum;
@@ -56,6 +94,7 @@ static zero1_optimizer *make(zero1_comm *comm, const order_case *what, void *str
   config.group_count = 1;
   config.grad_scale = 1;
   config.grad_dtype = what->grad_dtype;
+  config.grad_wire_dtype = what->grad_wire;
   config.reduce_group = what->reduce_group;
   config.guard = what->guard;
   config.bucket_numel = 600;
@@ -75,7 +114,8 @@ static void write_grads(zero1_optimizer *optimizer, const order_case *what, int3
     CHECK_STATUS(zero1_optimizer_grad(optimizer, param, &tensor), ZERO1_OK);
     void *const grad = device_begin_write(caller, tensor, bytes);
     for (int32_t e = 0; e < NUMEL; ++e) {
-      const float value = grad_of(rank, param, e);
+      const float value = is_fine(what->grad_dtype, what->grad_wire) ? fine_grad_of(rank, param, e)
+                                                                     : grad_of(rank, param, e);
       uint32_t bits;
       memcpy(&bits, &value, sizeof bits);
       if (what->grad_dtype == ZERO1_DTYPE_BF16) {
@@ -127,7 +167,9 @@ static void check_order(order_case what) {
     for (int32_t param = 0; param < PARAMS; ++param)
       for (int32_t e = 0; e < NUMEL; ++e) {
         if (!kept.owned[rank][param][e]) continue;
-        const float half = 0.5f * sum_of(what.world_size, what.group, param, e);
+        const float half = 0.5f * (what.grad_wire == ZERO1_WIRE_BF16
+                                       ? rounded_sum_of(&what, param, e)
+                                       : sum_of(what.world_size, what.group, param, e));
         CHECK(memcmp(&kept.first_exp_avg[rank][param][e], &half, sizeof half) == 0);
         ++checked;
       }
@@ -138,11 +180,12 @@ static void check_order(order_case what) {
 static void check_every_group(int32_t world_size, int32_t ranks_per_node) {
   for (int32_t group = 0; group <= world_size; ++group) {
     if (group && world_size % group) continue;
-    for (int32_t dtype = ZERO1_DTYPE_FP32; dtype <= ZERO1_DTYPE_BF16; ++dtype)
+    for (int32_t i = 0; i < 6; ++i)
       check_order((order_case){.world_size = world_size,
                                .ranks_per_node = ranks_per_node,
                                .reduce_group = group,
-                               .grad_dtype = dtype,
+                               .grad_dtype = i % 2,
+                               .grad_wire = i / 2,
                                .guard = group % 2,
                                .group = group ? group : world_size});
   }
@@ -164,11 +207,12 @@ static void check_nodes(int32_t world_size, int32_t ranks_per_node) {
   const int32_t by_default = device_is_cuda() ? world_size : ranks_per_node;
   for (int32_t group = 0; group <= world_size; ++group) {
     if (group && world_size % group) continue;
-    for (int32_t dtype = ZERO1_DTYPE_FP32; dtype <= ZERO1_DTYPE_BF16; ++dtype)
+    for (int32_t i = 0; i < 6; ++i)
       check_order((order_case){.world_size = world_size,
                                .ranks_per_node = ranks_per_node,
                                .reduce_group = group,
-                               .grad_dtype = dtype,
+                               .grad_dtype = i % 2,
+                               .grad_wire = i / 2,
                                .guard = 1,
                                .group = group ? group : by_default});
   }
@@ -184,7 +228,8 @@ static void nodes_of_several_ranks_sum_inside_the_node_first(void) {
 
 /* Without this, the tests above could not tell one order from another. */
 static void groupings_differ_and_so_does_the_exact_sum(void) {
-  int by_two = 0, by_four = 0, in_double = 0;
+  order_case twos_rounded = {.world_size = 8, .group = 2, .grad_wire = ZERO1_WIRE_BF16};
+  int by_two = 0, by_four = 0, in_double = 0, by_rounding = 0, by_rounding_groups = 0;
   for (int32_t e = 0; e < NUMEL; ++e) {
     double exact = 0;
     for (int32_t rank = 0; rank < 8; ++rank) exact += (double)grad_of(rank, 0, e);
@@ -192,7 +237,12 @@ static void groupings_differ_and_so_does_the_exact_sum(void) {
     by_two += all != twos;
     by_four += all != fours && twos != fours;
     in_double += all != (float)exact;
+    twos_rounded.grad_dtype = ZERO1_DTYPE_BF16; /* 8 bits each: the groups alone are rounded */
+    by_rounding_groups += rounded_sum_of(&twos_rounded, 0, e) != twos;
+    twos_rounded.grad_dtype = ZERO1_DTYPE_FP32;
+    by_rounding += rounded(fine_grad_of(0, 0, e)) != fine_grad_of(0, 0, e);
   }
+  CHECK(by_rounding > 600 && by_rounding_groups > 100);
   CHECK(by_two > 50 && by_four > 50 && in_double > 100);
 }
 

@@ -32,6 +32,7 @@ typedef struct trainer_case {
   const zero1_group *groups;
   int32_t group_count;
   int32_t param_dtype, grad_dtype;
+  int32_t param_wire, grad_wire; /* ZERO1_WIRE_ */
   int32_t steps;
   int32_t guard;
   int32_t absences; /* 1: some gradients are absent in some steps, on all ranks or on some */
@@ -143,6 +144,8 @@ static inline zero1_config trainer_config(const trainer_case *what) {
   CHECK_STATUS(zero1_config_init(&config, sizeof config), ZERO1_OK);
   config.param_dtype = what->param_dtype;
   config.grad_dtype = what->grad_dtype;
+  config.param_wire_dtype = what->param_wire;
+  config.grad_wire_dtype = what->grad_wire;
   config.share_params = what->share_params;
   config.bucket_numel = what->bucket_numel;
   config.reduce_group = what->reduce_group;

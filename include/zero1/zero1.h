@@ -79,6 +79,18 @@ enum { ZERO1_DEVICE_HOST = 0, ZERO1_DEVICE_CUDA = 1 };
 /** Data types of parameters and gradients. Arithmetic is in fp32 whatever they are. */
 enum { ZERO1_DTYPE_FP32 = 0, ZERO1_DTYPE_BF16 = 1 };
 
+/** In what gradients and parameters travel from rank to rank, whatever they are in memory. Sums are
+ *  fp32 all the same.
+ *
+ *  What is rounded is rounded (to nearest, of two the even one) wherever it is summed or published,
+ *  one's own too, whether it crosses a wire there or stays where it is: a result depends on what is
+ *  asked for, and not on which ranks share memory. */
+enum {
+  ZERO1_WIRE_AS_IN_MEMORY = 0, /* nothing is rounded; sums of a group of ranks cross in fp32 */
+  ZERO1_WIRE_FP32 = 1,         /* the same */
+  ZERO1_WIRE_BF16 = 2
+};
+
 /** Hyper-parameters of one parameter group. AdamW (Loshchilov and Hutter, arXiv 1711.05101), or
  *  Adam (Kingma and Ba, arXiv 1412.6980) with an L2 penalty where decoupled_weight_decay is 0. With
  *  gradient g, step count t:
@@ -155,6 +167,19 @@ typedef struct zero1_config {
   int32_t find_culprit; /* 1: where a sum hides whose gradient was not finite (NCCL's own sums),
                            gradients are looked at before they are sent, which reads them once
                            more; 0 (default): bad_rank and bad_param may stay -1 there */
+
+  /** ZERO1_WIRE_: in what gradients travel; default as in memory. bf16: every rank's gradient is
+   *  rounded to bf16 before it is summed, and so is the sum of every group of ranks (reduce_group)
+   *  before it is summed across groups; a gradient beyond the largest bf16 is not finite. fp32 for
+   *  gradients that are bf16 in memory changes no bit, and sends 16 of them. */
+  int32_t grad_wire_dtype;
+
+  /** ZERO1_WIRE_: in what parameters travel; default as in memory. bf16 for fp32 parameters: these
+   *  are fp32 in memory with bf16 values, and have a separate fp32 master of full precision, as
+   * bf16 parameters have. What the caller wrote before sync_params, or params_changed, goes into
+   * the master with all of its bits, and the parameter is rounded by that call, on every rank.
+   * Frozen parameters travel once, as they are. fp32 for bf16 parameters changes nothing. */
+  int32_t param_wire_dtype;
   int32_t reserved;
 } zero1_config;
 
@@ -353,6 +378,8 @@ typedef struct zero1_info {
   double update_ms;   /* updating, reduction included where it is one pass */
   double gather_ms;   /* waiting for the peers' parameters, or receiving them */
   double exposed_ms;  /* the caller stood waiting in calls of the library, since the step before */
+  int64_t sent_bytes; /* gradients and parameters that this rank has sent as messages in the step;
+                         0 where none are: ranks that share memory, and NCCL, which does not say */
 } zero1_info;
 
 /** Waits for the last reduce_grads or step and tells what became of it. Not collective.

@@ -174,6 +174,24 @@ int zero1__cuda_master(const zero1__cuda_layout *layout, const zero1__master_job
   return launch(stream, run_master, &task, sizeof task);
 }
 
+typedef struct round_task {
+  zero1__cuda_layout table;
+  zero1__round_job job;
+  const zero1__kernels *kernels;
+} round_task;
+
+static void run_round(void *args) {
+  const round_task *task = args;
+  check_blocks(&task->table, task->job.layout, task->job.blocks);
+  task->kernels->round_params(&task->job, task->job.blocks);
+}
+
+int zero1__cuda_round_params(const zero1__cuda_layout *layout, const zero1__round_job *job,
+                             zero1__cuda_stream stream) {
+  const round_task task = {*layout, *job, pick_kernels()};
+  return launch(stream, run_round, &task, sizeof task);
+}
+
 typedef struct hash_task {
   zero1__hash_job job;
   const zero1__kernels *kernels;
