@@ -4,37 +4,33 @@ gradients, and step, which updates each rank's part and gathers the parameters.
 
 With bf16 the masters are fp32."""
 
-from __future__ import annotations
-
-import argparse
 import os
 
 import common
 
+options = common.start(__doc__)
+common.need_cpu_adam(options)
+
+import deepspeed
+import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+import values
+from given import Given
+
 
 class DeepspeedZero1:
-    @staticmethod
-    def absent(options: argparse.Namespace) -> str | None:
-        return common.absent_deepspeed()
-
-    def __init__(self, options: argparse.Namespace, rank: int) -> None:
-        import deepspeed
-        import torch
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-        from given import Given
+    def __init__(self, options, rank: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(options.ranks))
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
-        self.model = Given(options, rank, common.dtype_of(options))
-        optimizer = DeepSpeedCPUAdam(self.model.parameters(), lr=common.LR, betas=common.BETAS,
-                                     eps=options.eps, weight_decay=common.WEIGHT_DECAY,
-                                     adamw_mode=True)
-        config = {
-            "train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 1},
-            "gradient_clipping": options.clip, "bf16": {"enabled": options.dtype == "bf16"},
-            "zero_force_ds_cpu_optimizer": False,
-        }  # yapf: disable
-        self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=config)
+        self.model = Given(options, rank, values.dtype_of(options))
+        optimizer = DeepSpeedCPUAdam(self.model.parameters(), adamw_mode=True,
+                                     **values.adamw_options(options))
+        config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 1},
+                  "gradient_clipping": options.clip,
+                  "bf16": {"enabled": options.dtype == "bf16"}}  # yapf: disable
+        self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer,
+                                               config=config)
 
     def prepare(self) -> None:
         self.model.refill()
@@ -44,9 +40,8 @@ class DeepspeedZero1:
         self.engine.backward(self.loss)
         self.engine.step()
 
-    def params(self) -> list:
+    def params(self) -> list[torch.Tensor]:
         return list(self.model.tensors)
 
 
-if __name__ == "__main__":
-    common.main(__doc__, DeepspeedZero1)
+common.run(options, DeepspeedZero1)

@@ -7,7 +7,7 @@ import argparse
 
 import torch
 
-import common
+import values
 
 
 class Give(torch.autograd.Function):
@@ -28,12 +28,12 @@ class Give(torch.autograd.Function):
 class Given(torch.nn.Module):
     def __init__(self, options: argparse.Namespace, rank: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.tensors = torch.nn.ParameterList(common.make_params(options, dtype))
-        self.kept = common.make_grads(options, rank)
+        self.tensors = torch.nn.ParameterList(values.make_params(options, dtype))
+        self.kept = values.make_grads(options, rank)
         self.grads: list[torch.Tensor] = []
 
     def refill(self) -> None:
-        """Before each backward."""
+        """Before each backward pass."""
         self.grads[:] = [grad.clone() for grad in self.kept]
 
     def forward(self) -> torch.Tensor:
