@@ -7,7 +7,7 @@ import functools
 
 import common
 
-options = common.start(__doc__)
+options = common.start(__doc__, huge_pages=True)
 common.need_cpu_adam(options)
 
 from deepspeed.ops.adam import DeepSpeedCPUAdam
