@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import sys
 from typing import Any
@@ -56,10 +57,14 @@ def footnote(figure, result: dict[str, Any], text: str) -> None:
 
 def bars(axes, case: dict[str, Any], title: str) -> None:
     """Times slower than ours, which is 1."""
-    rows = [row for row in here(case)]
-    rows = [rows[0], *sorted(rows[1:], key=lambda row: row["ratio"])]
-    longest = max([row.get("ratio_q3", 1) for row in rows])
+    ours, *peers = case["subjects"]
+    rows = [ours, *sorted(peers, key=lambda row: row.get("ratio", math.inf))]
+    longest = max(row.get("ratio_q3", 1) for row in rows)
     for place, row in enumerate(rows):
+        if "absent" in row:
+            axes.text(longest * 0.015, place, f"absent: {row['absent'][:80]}", va="center", fontsize=9,
+                      color=PALE)
+            continue
         ours = "ratio" not in row
         ratio = 1 if ours else row["ratio"]
         axes.barh(place, ratio, height=0.62, color=OURS if ours else PEER)
@@ -81,7 +86,7 @@ def bars(axes, case: dict[str, Any], title: str) -> None:
 
 def plot_bars(results: list[dict[str, Any]], title: str, note: str):
     cases = [case for result in results for case in result["cases"]]
-    heights = [len(here(case)) + 1.3 for case in cases]
+    heights = [len(case["subjects"]) + 1.3 for case in cases]
     figure, all_axes = plt.subplots(len(cases), 1, figsize=(8.6, 0.42 * sum(heights) + 1.1), dpi=150,
                                     layout="constrained", height_ratios=heights, squeeze=False)
     for axes, case in zip(all_axes[:, 0], cases):
