@@ -77,7 +77,7 @@ def bars(axes, case: dict[str, Any], title: str) -> None:
                   color=OURS if ours else TEXT, fontweight="bold" if ours else "normal")
     axes.axvline(1, color=OURS, linewidth=0.9, linestyle=(0, (2, 2)))
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, longest * 1.32)
     axes.set_title(title, loc="left", fontsize=11, color=PALE)
     style(axes, "x")
