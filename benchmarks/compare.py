@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Compares a step, or the update kernel, with what a user would take instead, and writes one JSON file.
+"""Compares a step, or the update kernel, with what a user would take instead, and writes one JSON
+file.
 
-Short runs take turns, round by round: ours, a peer, ours, the next peer, ..., ours. A peer's ratio is its
-time over the mean of ours just before and just after it, so that a drift of the machine drops out; the
-median and the quartiles of the rounds are kept. A peer that cannot be had is reported with the reason.
-Every run checks what it computes; where one finds something wrong, so does this: it exits with 1."""
+Short runs take turns, round by round: ours, a peer, ours, the next peer, ..., ours. A peer's ratio
+is its time over the mean of ours just before and just after it, so that a drift of the machine
+drops out; the median and the quartiles of the rounds are kept. A peer that cannot be had is
+reported with the reason. Every run checks what it computes; where one finds something wrong, so
+does this: it exits with 1."""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ class Case:
 class Subject:
     name: str
     label: str
-    run: Callable[[Case], dict[str, Any]]  # {"absent": why}, or what has "ms" and, for some, "ratio"
+    run: Callable[[Case], dict[str,
+                               Any]]  # {"absent": why}, or what has "ms" and, for some, "ratio"
 
 
 # ---- runs ----
@@ -61,8 +64,11 @@ class Subject:
 def run(command: list[str]) -> dict[str, Any]:
     """The object that a command writes to --json FILE. Ends the program where it fails."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        process = subprocess.Popen([*command, "--json", file.name], stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        process = subprocess.Popen([*command, "--json", file.name],
+                                   stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT,
+                                   text=True,
+                                   start_new_session=True)
         try:
             output, _ = process.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -81,8 +87,11 @@ def mpirun(ranks: int) -> list[str]:
 
 
 def bench_step(build: pathlib.Path, case: Case, *further: str) -> dict[str, Any]:
-    return run([*mpirun(case.ranks), str(build / "benchmarks/bench_step"), *case.options(),
-                "--param-dtype", case.dtype, "--grad-dtype", case.dtype, "--no-limit", *further])
+    return run([
+        *mpirun(case.ranks),
+        str(build / "benchmarks/bench_step"), *case.options(), "--param-dtype", case.dtype,
+        "--grad-dtype", case.dtype, "--no-limit", *further
+    ])
 
 
 def our_step(build: pathlib.Path, case: Case) -> dict[str, Any]:
@@ -98,15 +107,23 @@ def textbook(build: pathlib.Path, case: Case) -> dict[str, Any]:
 
 def our_kernel(build: pathlib.Path, case: Case) -> dict[str, Any]:
     name = "update_fp32_fp32" if case.dtype == "fp32" else "two_passes_bf16_bf16"
-    result = run([str(build / "benchmarks/bench_kernels"), "--device", "host", "--case", name,
-                  "--tensors", "0", "--numel", str(case.numel), "--threads", str(case.threads),
-                  "--steps", str(case.steps), "--warmup", str(case.warmup)])
+    result = run([
+        str(build / "benchmarks/bench_kernels"), "--device", "host", "--case", name, "--tensors",
+        "0", "--numel",
+        str(case.numel), "--threads",
+        str(case.threads), "--steps",
+        str(case.steps), "--warmup",
+        str(case.warmup)
+    ])
     return {"ms": result["cases"][0]["ms"]}
 
 
 def peer(python: str, program: str, case: Case) -> dict[str, Any]:
-    result = run([python, str(HERE / f"peers/{program}.py"), *case.options(), "--dtype", case.dtype,
-                  "--ranks", str(case.ranks)])
+    result = run([
+        python,
+        str(HERE / f"peers/{program}.py"), *case.options(), "--dtype", case.dtype, "--ranks",
+        str(case.ranks)
+    ])
     if "absent" in result:
         return result
     return {"ms": result["step_ms"], "torch": result["torch"]}
@@ -117,7 +134,6 @@ def peer(python: str, program: str, case: Case) -> dict[str, Any]:
 
 class Turns:
     """One case: ours, and the peers beside it."""
-
     def __init__(self, ours: Subject, peers: list[Subject], case: Case) -> None:
         self.ours, self.case = ours, case
         self.here = list(peers)
@@ -144,7 +160,8 @@ class Turns:
                 continue
             after = self.run_ours()
             self.ms[subject.name].append(result["ms"])
-            self.ratios[subject.name].append(result.get("ratio", 2 * result["ms"] / (before + after)))
+            self.ratios[subject.name].append(
+                result.get("ratio", 2 * result["ms"] / (before + after)))
             self.facts.update({"torch": result["torch"]} if "torch" in result else {})
             before = after
 
@@ -155,20 +172,24 @@ class Turns:
             if subject.name in self.absent:
                 rows.append({**row, "absent": self.absent[subject.name]})
             else:
-                rows.append({**row, **spread("ms", self.ms[subject.name]),
-                             **spread("ratio", self.ratios[subject.name])})
+                rows.append({
+                    **row, **spread("ms", self.ms[subject.name]),
+                    **spread("ratio", self.ratios[subject.name])
+                })
         return {**dataclasses.asdict(self.case), "subjects": rows}
 
 
 def tell(report: dict[str, Any]) -> None:
-    print(f"{report['numel']:,} parameters, {report['dtype']}, clip {report['clip']:g}, {report['ranks']} "
-          f"ranks, {report['threads']} threads each")
+    print(
+        f"{report['numel']:,} parameters, {report['dtype']}, clip {report['clip']:g}, {report['ranks']} "
+        f"ranks, {report['threads']} threads each")
     for row in report["subjects"]:
         if "absent" in row:
             print(f"  {row['label']:48} absent: {row['absent']}")
         else:
-            ratio = (f"  {row['ratio']:6.2f} times ours ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f})"
-                     if "ratio" in row else "")
+            ratio = (
+                f"  {row['ratio']:6.2f} times ours ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f})"
+                if "ratio" in row else "")
             print(f"  {row['label']:48} {row['ms']:9.2f} ms{ratio}")
     sys.stdout.flush()
 
@@ -177,8 +198,11 @@ def tell(report: dict[str, Any]) -> None:
 
 
 def cases_of(options: argparse.Namespace) -> list[Case]:
-    base = Case(numel=options.numel, tensors=min(32, options.numel), ranks=options.ranks,
-                steps=options.steps, warmup=options.warmup)
+    base = Case(numel=options.numel,
+                tensors=min(32, options.numel),
+                ranks=options.ranks,
+                steps=options.steps,
+                warmup=options.warmup)
     change = functools.partial(dataclasses.replace, base)
     if options.part == "peers":
         return [base]
@@ -188,8 +212,10 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
         alone = functools.partial(change, ranks=1, tensors=1, threads=options.ranks)
         return [alone(), alone(dtype="bf16", clip=1)]
     if options.part == "sizes":
-        return [change(numel=max(base.tensors, options.numel >> shift), steps=(shift + 1) * base.steps)
-                for shift in ((4, 0) if options.quick else (8, 6, 4, 2, 0))]
+        return [
+            change(numel=max(base.tensors, options.numel >> shift), steps=(shift + 1) * base.steps)
+            for shift in ((4, 0) if options.quick else (8, 6, 4, 2, 0))
+        ]
     return [change(ranks=ranks) for ranks in ((1, 2) if options.quick else (1, 2, 4))]
 
 
@@ -198,11 +224,15 @@ def subjects_of(options: argparse.Namespace) -> tuple[Subject, list[Subject]]:
         return Subject(name, label, functools.partial(peer, options.python, name))
 
     if options.part == "kernels":
-        return (Subject("zero1", "zero1", functools.partial(our_kernel, options.build)),
-                [python("cpu_adam", "DeepSpeed CPUAdam"), python("torch_fused", "torch AdamW, fused")])
-    peers = [Subject("textbook", "MPI, the textbook way", functools.partial(textbook, options.build)),
-             python("ddp_adamw", "torch all-reduce + AdamW"),
-             python("zero_redundancy", "torch ZeroRedundancyOptimizer")]
+        return (Subject("zero1", "zero1", functools.partial(our_kernel, options.build)), [
+            python("cpu_adam", "DeepSpeed CPUAdam"),
+            python("torch_fused", "torch AdamW, fused")
+        ])
+    peers = [
+        Subject("textbook", "MPI, the textbook way", functools.partial(textbook, options.build)),
+        python("ddp_adamw", "torch all-reduce + AdamW"),
+        python("zero_redundancy", "torch ZeroRedundancyOptimizer")
+    ]
     if options.part.startswith("peers"):
         peers += [python("fsdp2", "torch FSDP2"), python("deepspeed_zero1", "DeepSpeed ZeRO-1")]
     return Subject("zero1", "zero1", functools.partial(our_step, options.build)), peers
@@ -211,11 +241,15 @@ def subjects_of(options: argparse.Namespace) -> tuple[Subject, list[Subject]]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["peers", "peers_bf16", "kernels", "sizes", "ranks"],
-                        help="peers: fp32, a step. peers_bf16: with clipping and fp32 masters. kernels: the"
-                        " update alone, in one process with --ranks threads. sizes: a step of 1/256 of"
-                        " --numel to all of it. ranks: of 1, 2 and 4 ranks")
-    parser.add_argument("--build", type=pathlib.Path, default=HERE.parent / "build",
+    parser.add_argument(
+        "part",
+        choices=["peers", "peers_bf16", "kernels", "sizes", "ranks"],
+        help="peers: fp32, a step. peers_bf16: with clipping and fp32 masters. kernels: the"
+        " update alone, in one process with --ranks threads. sizes: a step of 1/256 of"
+        " --numel to all of it. ranks: of 1, 2 and 4 ranks")
+    parser.add_argument("--build",
+                        type=pathlib.Path,
+                        default=HERE.parent / "build",
                         help="where zero1 is built [build]")
     parser.add_argument("--python", default=sys.executable, help="that has PyTorch [this one]")
     parser.add_argument("--numel", type=count, default=32 << 20, help="parameters [32Mi]")

@@ -62,7 +62,11 @@ def bars(axes, case: dict[str, Any], title: str) -> None:
     longest = max(row.get("ratio_q3", 1) for row in rows)
     for place, row in enumerate(rows):
         if "absent" in row:
-            axes.text(longest * 0.015, place, f"absent: {row['absent'][:80]}", va="center", fontsize=9,
+            axes.text(longest * 0.015,
+                      place,
+                      f"absent: {row['absent'][:80]}",
+                      va="center",
+                      fontsize=9,
                       color=PALE)
             continue
         ours = "ratio" not in row
@@ -73,8 +77,13 @@ def bars(axes, case: dict[str, Any], title: str) -> None:
             end = row["ratio_q3"]
             axes.plot([row["ratio_q1"], end], [place, place], color=TEXT, linewidth=1.2)
         what = millis(row["ms"]) if ours else f"{ratio:.3g}×   {millis(row['ms'])}"
-        axes.text(end + longest * 0.015, place, what, va="center", fontsize=10,
-                  color=OURS if ours else TEXT, fontweight="bold" if ours else "normal")
+        axes.text(end + longest * 0.015,
+                  place,
+                  what,
+                  va="center",
+                  fontsize=10,
+                  color=OURS if ours else TEXT,
+                  fontweight="bold" if ours else "normal")
     axes.axvline(1, color=OURS, linewidth=0.9, linestyle=(0, (2, 2)))
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -87,8 +96,13 @@ def bars(axes, case: dict[str, Any], title: str) -> None:
 def plot_bars(results: list[dict[str, Any]], title: str, note: str):
     cases = [case for result in results for case in result["cases"]]
     heights = [len(case["subjects"]) + 1.3 for case in cases]
-    figure, all_axes = plt.subplots(len(cases), 1, figsize=(8.6, 0.42 * sum(heights) + 1.1), dpi=150,
-                                    layout="constrained", height_ratios=heights, squeeze=False)
+    figure, all_axes = plt.subplots(len(cases),
+                                    1,
+                                    figsize=(8.6, 0.42 * sum(heights) + 1.1),
+                                    dpi=150,
+                                    layout="constrained",
+                                    height_ratios=heights,
+                                    squeeze=False)
     for axes, case in zip(all_axes[:, 0], cases):
         bars(axes, case, setting(case))
     all_axes[-1, 0].set_xlabel("time, in times of zero1's")
@@ -101,13 +115,19 @@ def plot_bars(results: list[dict[str, Any]], title: str, note: str):
 
 
 def label_ends(axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Names at the right ends of lines on a logarithmic axis, moved apart where they would touch."""
+    """Names at the right ends of lines on a logarithmic axis, moved apart where they would
+    touch."""
     least = 1.28
     at = 0.0
     for x, y, text, color in sorted(ends, key=lambda end: end[1]):
         at = max(y, at * least)
-        axes.annotate(text, (x, at), xytext=(8, 0), textcoords="offset points", va="center", color=color,
-                      fontsize=10, fontweight="bold" if color == OURS else "normal",
+        axes.annotate(text, (x, at),
+                      xytext=(8, 0),
+                      textcoords="offset points",
+                      va="center",
+                      color=color,
+                      fontsize=10,
+                      fontweight="bold" if color == OURS else "normal",
                       annotation_clip=False)
 
 
@@ -120,8 +140,14 @@ def plot_lines(result: dict[str, Any], key: str, title: str, xlabel: str, note: 
                   if row["name"] == name]
         xs = [x for x, _ in points]
         axes.fill_between(xs, [row["ms_q1"] for _, row in points],
-                          [row["ms_q3"] for _, row in points], color=color, alpha=0.15, linewidth=0)
-        axes.plot(xs, [row["ms"] for _, row in points], color=color, marker="o", markersize=4.5,
+                          [row["ms_q3"] for _, row in points],
+                          color=color,
+                          alpha=0.15,
+                          linewidth=0)
+        axes.plot(xs, [row["ms"] for _, row in points],
+                  color=color,
+                  marker="o",
+                  markersize=4.5,
                   linewidth=2.4 if name == "zero1" else 1.6)
         last = points[-1][1]
         ends.append((xs[-1], last["ms"], f"{first['label']}, {millis(last['ms'])}", color))
@@ -145,11 +171,15 @@ def plot_lines(result: dict[str, Any], key: str, title: str, xlabel: str, note: 
 
 def main() -> None:
     folder = pathlib.Path(sys.argv[1])
-    results = {path.stem: json.loads(path.read_text(encoding="utf-8"))
-               for path in folder.glob("*.json")}
+    results = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in folder.glob("*.json")
+    }
     results = {name: result for name, result in results.items() if result.get("part") == name}
-    plt.rcParams.update({"font.size": 10, "text.color": TEXT, "axes.labelcolor": TEXT,
-                         "xtick.color": TEXT, "ytick.color": TEXT})
+    plt.rcParams.update({
+        "font.size": 10, "text.color": TEXT, "axes.labelcolor": TEXT, "xtick.color": TEXT,
+        "ytick.color": TEXT
+    })
     turns = "medians and quartiles of runs that take turns"
     peers = [results[name] for name in ("peers", "peers_bf16") if name in results]
     figures = {}
@@ -164,16 +194,20 @@ def main() -> None:
             f"bf16: cast, norm, clipping and cast back included; {turns}")
     if "sizes" in results:
         ranks = results["sizes"]["cases"][0]["ranks"]
-        figures["sizes"] = plot_lines(results["sizes"], "numel", f"Time of a step against size, {ranks} ranks",
+        figures["sizes"] = plot_lines(results["sizes"], "numel",
+                                      f"Time of a step against size, {ranks} ranks",
                                       "parameters, fp32", turns)
     if "ranks" in results:
         case = results["ranks"]["cases"][0]
         cores = results["ranks"].get("cores", 0)
-        over = [str(other["ranks"]) for other in results["ranks"]["cases"] if other["ranks"] > cores]
+        over = [
+            str(other["ranks"]) for other in results["ranks"]["cases"] if other["ranks"] > cores
+        ]
         note = f"; {' and '.join(over)} ranks share {cores} cores" if over else ""
-        figures["ranks"] = plot_lines(results["ranks"], "ranks",
-                                      f"Time of a step against ranks, {mi(case['numel'])} parameters",
-                                      "data-parallel ranks on one machine", turns + note)
+        figures["ranks"] = plot_lines(
+            results["ranks"], "ranks",
+            f"Time of a step against ranks, {mi(case['numel'])} parameters",
+            "data-parallel ranks on one machine", turns + note)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png")
         print(folder / f"{name}.png")

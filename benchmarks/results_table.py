@@ -1,5 +1,5 @@
-"""Prints the results in a folder as Markdown: one JSON file of bench_step per case, one of compare.py per
-part, and the plots beside them."""
+"""Prints the results in a folder as Markdown: one JSON file of bench_step per case, one of
+compare.py per part, and the plots beside them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 CASES = """one_pass two_passes bf16_one_pass bf16_two_passes private_params between_nodes tensors_one
 tensors_many""".split()
-HEADER = ["case", "params / grads", "clip", "tensors", "step ms", "GB/s", "limit GB/s", "limit / step",
-          "MPI ms", "MPI / step", "create ms", "MB per rank", "padding MB"]
+HEADER = [
+    "case", "params / grads", "clip", "tensors", "step ms", "GB/s", "limit GB/s", "limit / step",
+    "MPI ms", "MPI / step", "create ms", "MB per rank", "padding MB"
+]
 PARTS = {"peers": "A step", "peers_bf16": "A step in bf16, with clipping and fp32 masters",
          "kernels": "The update alone", "sizes": "A step against its size",
          "ranks": "A step against the ranks"}  # yapf: disable
@@ -65,10 +67,11 @@ def print_steps(results: dict[str, dict[str, Any]]) -> None:
     if "tensors_one" not in results or "tensors_many" not in results:
         return
     one, many = results["tensors_one"], results["tensors_many"]
-    print(f"\nA step of {many['tensors']:,} tensors takes {many['step_ms'] / one['step_ms']:.2f} times "
-          "that of one tensor with as many elements; with each step measured in limits, which are the "
-          "same loop in both cases, so that the machine's drift from one case to the next drops out, "
-          f"{one['ratio_to_limit'] / many['ratio_to_limit']:.2f} times.")
+    print(
+        f"\nA step of {many['tensors']:,} tensors takes {many['step_ms'] / one['step_ms']:.2f} times "
+        "that of one tensor with as many elements; with each step measured in limits, which are the "
+        "same loop in both cases, so that the machine's drift from one case to the next drops out, "
+        f"{one['ratio_to_limit'] / many['ratio_to_limit']:.2f} times.")
 
 
 # ---- compare.py ----
@@ -93,16 +96,21 @@ def print_part(part: str, result: dict[str, Any]) -> None:
     machine = f"{result['cpu']}, {result['cores']} cores; " if "cpu" in result else ""
     torch = f"PyTorch {result['torch']}; " if "torch" in result else ""
     print(f"\n## {PARTS[part]}\n")
-    print(f"{numel}{ranks}{first['threads']} thread(s) each; {machine}{torch}medians of {result['rounds']} "
-          "rounds of short runs that take turns; how many times ours a time is, with the quartiles of the "
-          "rounds.\n")
-    table([*varied, "", "ms", "times ours", "quartiles"], len(varied) + 1,
+    print(
+        f"{numel}{ranks}{first['threads']} thread(s) each; {machine}{torch}medians of {result['rounds']} "
+        "rounds of short runs that take turns; how many times ours a time is, with the quartiles of the "
+        "rounds.\n")
+    table([*varied, "", "ms", "times ours", "quartiles"],
+          len(varied) + 1,
           [part_row(part, case, row) for case in result["cases"] for row in case["subjects"]])
 
 
 def main() -> None:
     folder = pathlib.Path(sys.argv[1])
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in folder.glob("*.json")
+    }
     steps = {name: found[name] for name in CASES if name in found}
     if steps:
         print_steps(steps)
@@ -110,8 +118,9 @@ def main() -> None:
     if not parts:
         return
     print("\n# Beside what one would take instead\n")
-    print("Gradients are there; a step reduces them over the ranks, updates, and leaves the new parameters on "
-          "every rank. Every run checks what it computed. The programs are in `benchmarks/peers/`.")
+    print(
+        "Gradients are there; a step reduces them over the ranks, updates, and leaves the new parameters on "
+        "every rank. Every run checks what it computed. The programs are in `benchmarks/peers/`.")
     for at, part in enumerate(parts):
         print_part(part, found[part])
         plot = PLOTS.get(part, part)

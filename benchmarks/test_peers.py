@@ -5,8 +5,8 @@
   test_peers.py PROGRAM  runs it in fp32 and in bf16 with clipping, and with an element that is wrong
   test_peers.py compare BUILD  compare.py, with what is to be had
 
-All but the first take PyTorch: of .venv/ in the project's folder, or else of this Python. Without it they
-exit with 77."""
+All but the first take PyTorch: of .venv/ in the project's folder, or else of this Python. Without
+it they exit with 77."""
 
 from __future__ import annotations
 
@@ -119,8 +119,11 @@ def check_values(python: str) -> None:
 
 
 def check_compare(python: str, build: str) -> None:
-    command = [python, str(HERE / "compare.py"), "--build", build, "--python", python, "--numel", "64Ki",
-               "--rounds", "2", "--steps", "2", "--warmup", "1", "--quick"]
+    command = [
+        python,
+        str(HERE / "compare.py"), "--build", build, "--python", python, "--numel", "64Ki",
+        "--rounds", "2", "--steps", "2", "--warmup", "1", "--quick"
+    ]
     for part, count in (("peers", 1), ("kernels", 2)):
         result = written([*command, part])
         assert result["part"] == part and len(result["cases"]) == count, result
@@ -129,7 +132,8 @@ def check_compare(python: str, build: str) -> None:
             assert ours["name"] == "zero1" and ours["ms"] > 0, ours
             assert peers, case
             for row in peers:
-                assert row.get("absent") or 0 < row["ratio_q1"] <= row["ratio"] <= row["ratio_q3"], row
+                assert row.get(
+                    "absent") or 0 < row["ratio_q1"] <= row["ratio"] <= row["ratio_q3"], row
     failed = run([*command, "peers", "--build", "nowhere"])
     assert failed.returncode == 1 and "has failed" in failed.stderr, failed.stderr
 

@@ -52,8 +52,10 @@ def make_case(options: argparse.Namespace, bf16_params: bool, bf16_grads: bool,
 
     def random(scale: float, dtype: torch.dtype) -> list[torch.Tensor]:
         each = options.numel // options.tensors
-        return [torch.randn(each, device="cuda", generator=generator).mul_(scale).to(dtype)
-                for _ in range(options.tensors)]
+        return [
+            torch.randn(each, device="cuda", generator=generator).mul_(scale).to(dtype)
+            for _ in range(options.tensors)
+        ]
 
     masters = [torch.nn.Parameter(tensor) for tensor in random(0.02, torch.float32)]
     grads = random(0.01, torch.bfloat16 if bf16_grads else torch.float32)

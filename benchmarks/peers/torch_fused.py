@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Times torch.optim.AdamW(fused=True) on the CPU in one process (--ranks 1): with fp32 the kernel alone;
-with bf16 and --clip with what goes round it: gradients cast to fp32, their norm, clipping, the new
-values cast to bf16."""
+"""Times torch.optim.AdamW(fused=True) on the CPU in one process (--ranks 1): with fp32 the kernel
+alone; with bf16 and --clip with what goes round it: gradients cast to fp32, their norm, clipping,
+the new values cast to bf16."""
 
 import functools
 
@@ -13,5 +13,6 @@ import torch
 
 from masters import Kernel
 
-common.run(options, functools.partial(
-    Kernel, make_optimizer=functools.partial(torch.optim.AdamW, fused=True)))
+common.run(
+    options,
+    functools.partial(Kernel, make_optimizer=functools.partial(torch.optim.AdamW, fused=True)))
