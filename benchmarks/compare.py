@@ -54,8 +54,7 @@ class Case:
 class Subject:
     name: str
     label: str
-    run: Callable[[Case], dict[str,
-                               Any]]  # {"absent": why}, or what has "ms" and, for some, "ratio"
+    run: Callable[[Case], dict[str, Any]]  # {"absent": why}, or "ms" and, for some, "ratio"
 
 
 # ---- runs ----
