@@ -10,8 +10,10 @@
 #define FIELD(name) offsetof(bench_kernels_options, name)
 
 static const bench_argument rows[] = {
-    {"device", "NAME", BENCH_TEXT, FIELD(device), "cuda", 0, 0, "cuda, or host: one thread"},
+    {"device", "NAME", BENCH_TEXT, FIELD(device), "cuda", 0, 0, "cuda, or host"},
     {"numel", "N", BENCH_WHOLE, FIELD(numel), "0", 0, 4e9, "parameters; 0: 256Mi, on the host 4Mi"},
+    {"threads", "N", BENCH_WHOLE, FIELD(threads), "1", 1, 1024, "of the host; the copy has one"},
+    {"case", "NAME", BENCH_TEXT, FIELD(only), "all", 0, 0, "that case alone"},
     {"bucket-numel", "N", BENCH_WHOLE, FIELD(bucket_numel), "0", 0, 1e12,
      "parameters per launch; 0: all in one"},
     {"tensors", "N", BENCH_WHOLE, FIELD(tensors), "-1", -1, 1e6,
@@ -81,6 +83,10 @@ static void close_shard(bench_shard *shard, bench_sample *sample) {
   bench_shard_close(shard);
 }
 
+static bool is_wanted(const bench_kernels_options *options, int k) {
+  return strcmp(options->only, "all") == 0 || strcmp(options->only, cases[k].name) == 0;
+}
+
 /* Every case in turn, and the copy before each of them. */
 static void measure_cases(const bench_kernels_options *options, int32_t device,
                           bench_kernels_report *report) {
@@ -88,6 +94,7 @@ static void measure_cases(const bench_kernels_options *options, int32_t device,
   bench_sample sample;
   bench_series copies = {0}, times[CASE_COUNT] = {{0}}, copies_before[CASE_COUNT] = {{0}};
   const bench_shard_options shape = {.device = device,
+                                     .threads = (int32_t)options->threads,
                                      .numel = options->numel,
                                      .tensors = 1,
                                      .bucket_numel = options->bucket_numel,
@@ -95,6 +102,7 @@ static void measure_cases(const bench_kernels_options *options, int32_t device,
   open_shard(&shard, &sample, &shape);
   for (int64_t i = 0; i < options->warmup + options->steps; ++i)
     for (int k = 0; k < CASE_COUNT; ++k) {
+      if (!is_wanted(options, k)) continue;
       const double copy_ms = bench_shard_copy(&shard);
       const double ms = checked_run(&sample, &cases[k]);
       if (i < options->warmup) continue;
@@ -105,7 +113,8 @@ static void measure_cases(const bench_kernels_options *options, int32_t device,
   report->copy_ms = bench_series_quartiles(&copies);
   report->copy_bytes = bench_shard_copy_bytes(&shard);
   for (int k = 0; k < CASE_COUNT; ++k) {
-    bench_kernels_result *result = &report->results[k];
+    if (!is_wanted(options, k)) continue;
+    bench_kernels_result *result = &report->results[report->result_count++];
     *result = (bench_kernels_result){.which = &cases[k],
                                      .launches = bench_shard_launches(&shard, &cases[k]),
                                      .ms = bench_series_quartiles(&times[k]),
@@ -128,6 +137,7 @@ static void measure_tensors(const bench_kernels_options *options, int32_t device
   bench_series times[BENCH_SHAPES] = {{0}};
   for (int k = 0; k < BENCH_SHAPES; ++k) {
     const bench_shard_options shape = {.device = device,
+                                       .threads = (int32_t)options->threads,
                                        .numel = numel,
                                        .tensors = k == BENCH_SHAPES - 1 ? options->tensors : 1,
                                        .bucket_numel = k == 0 ? 0 : config.bucket_numel,
@@ -171,16 +181,26 @@ static void help(void) {
   bench_arguments_help(rows, ROW_COUNT, stdout);
 }
 
+static bool check_together(const bench_kernels_options *options, char *error, size_t error_bytes) {
+  const int host = strcmp(options->device, "host") == 0;
+  int known = 0;
+  if (!host && strcmp(options->device, "cuda") != 0) {
+    snprintf(error, error_bytes, "--device: '%.100s' is not one of cuda, host", options->device);
+    return false;
+  }
+  for (int k = 0; k < CASE_COUNT; ++k) known += is_wanted(options, k);
+  if (!known) snprintf(error, error_bytes, "--case: '%.100s' is none of them", options->only);
+  return known > 0;
+}
+
 static bool parse(bench_kernels_options *options, int argc, char **argv, int32_t *device) {
   char error[256] = "";
   *options = (bench_kernels_options){0};
-  bool good = bench_arguments_parse(rows, ROW_COUNT, options, argc, argv, error, sizeof error);
+  const bool good =
+      bench_arguments_parse(rows, ROW_COUNT, options, argc, argv, error, sizeof error) &&
+      check_together(options, error, sizeof error);
   const int host = good && strcmp(options->device, "host") == 0;
   *device = host ? ZERO1_DEVICE_HOST : ZERO1_DEVICE_CUDA;
-  if (good && !host && strcmp(options->device, "cuda") != 0) {
-    snprintf(error, sizeof error, "--device: '%.100s' is not one of cuda, host", options->device);
-    good = false;
-  }
   if (!good) fprintf(stderr, "bench_kernels: %s\n", error);
   if (!options->numel) options->numel = (int64_t)(host ? 4 : 256) << 20;
   if (options->tensors < 0) options->tensors = host ? 1000 : 100000;
@@ -196,8 +216,7 @@ int main(int argc, char **argv) {
     help();
     return 0;
   }
-  bench_kernels_report report = {
-      .options = &options, .results = results, .result_count = CASE_COUNT};
+  bench_kernels_report report = {.options = &options, .results = results};
   measure_cases(&options, device, &report);
   if (options.tensors) measure_tensors(&options, device, &report);
   bench_kernels_report_table(&report, stdout);

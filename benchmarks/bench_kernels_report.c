@@ -96,6 +96,7 @@ bool bench_kernels_report_json(const bench_kernels_report *report, const char *p
   if (!out) return false;
   bench_json json = bench_json_begin(out);
   bench_json_text(&json, "device", options->device);
+  bench_json_whole(&json, "threads", options->threads);
   bench_json_whole(&json, "numel", options->numel);
   bench_json_whole(&json, "bucket_numel", options->bucket_numel);
   bench_json_whole(&json, "steps", options->steps);

@@ -9,6 +9,8 @@
 
 typedef struct bench_kernels_options {
   const char *device;
+  int64_t threads;
+  const char *only; /* a case's name, or all */
   int64_t numel, bucket_numel, tensors;
   int64_t steps, warmup;
   const char *json; /* or NULL */

@@ -187,7 +187,7 @@ static void prepare_device(bench_shard *shard) {
 
 bool bench_shard_open(bench_shard *shard, const bench_shard_options *options, zero1__error *error) {
   const zero1__device_config config = {
-      .kind = options->device, .index = -1, .threads = 1, .stream = NULL};
+      .kind = options->device, .index = -1, .threads = options->threads, .stream = NULL};
   memset(shard, 0, sizeof *shard);
   const zero1_status status = zero1__device_create(&config, &shard->device, error);
   if (status == ZERO1_ERR_NO_DEVICE || status == ZERO1_ERR_UNSUPPORTED) return false;

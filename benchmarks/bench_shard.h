@@ -36,7 +36,8 @@ typedef struct bench_case {
 int bench_case_bytes(const bench_case *which);
 
 typedef struct bench_shard_options {
-  int32_t device; /* ZERO1_DEVICE_ */
+  int32_t device;  /* ZERO1_DEVICE_ */
+  int32_t threads; /* of the host */
   int64_t numel, tensors;
   int64_t bucket_numel;     /* one launch per bucket and kernel; 0: all in one */
   int32_t contributions[2]; /* by dtype: how many arrays of gradients */

@@ -1,20 +1,41 @@
-"""Prints the results in a folder, one JSON file of bench_step per case, as Markdown."""
+"""Prints the results in a folder as Markdown: one JSON file of bench_step per case, one of
+compare.py per part, and the plots beside them."""
+
+from __future__ import annotations
 
 import json
 import pathlib
 import sys
+from typing import Any
 
 CASES = """one_pass two_passes bf16_one_pass bf16_two_passes private_params between_nodes tensors_one
 tensors_many""".split()
-HEADER = ["case", "params / grads", "clip", "tensors", "step ms", "GB/s", "limit GB/s", "limit / step",
-          "MPI ms", "MPI / step", "create ms", "MB per rank", "padding MB"]
+HEADER = [
+    "case", "params / grads", "clip", "tensors", "step ms", "GB/s", "limit GB/s", "limit / step",
+    "MPI ms", "MPI / step", "create ms", "MB per rank", "padding MB"
+]
+PARTS = {"peers": "A step", "peers_bf16": "A step in bf16, with clipping and fp32 masters",
+         "kernels": "The update alone", "sizes": "A step against its size",
+         "ranks": "A step against the ranks"}  # yapf: disable
+PLOTS = {"peers_bf16": "peers", "peers": "peers"}  # one picture of both, after the second
 
 
 def cell(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def row(name: str, result: dict) -> list[str]:
+def table(header: list[str], texts: int, rows: list[list[str]]) -> None:
+    """The first `texts` columns are left, the others right."""
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * texts + "---:|" * (len(header) - texts))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+# ---- bench_step ----
+
+
+def step_row(name: str, result: dict[str, Any]) -> list[str]:
     return [
         name.replace("_", " "),
         f"{result['param_dtype']} / {result['grad_dtype']}",
@@ -32,27 +53,80 @@ def row(name: str, result: dict) -> list[str]:
     ]
 
 
-def main() -> None:
-    folder = pathlib.Path(sys.argv[1])
-    results = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-               for name in CASES if (folder / f"{name}.json").exists()}
+def print_steps(results: dict[str, dict[str, Any]]) -> None:
     first = next(iter(results.values()))
+    tensors = f" (tensors: {results['tensors_one']['numel']:,})" if "tensors_one" in results else ""
     print("# A step on this machine\n")
     print(f"{first['world_size']} ranks, {first['threads']} thread each, {first['isa']} kernels; "
-          f"{first['numel']:,} elements (tensors: {results['tensors_one']['numel']:,}); medians of "
+          f"{first['numel']:,} elements{tensors}; medians of "
           f"{first['steps']} repetitions, ratios of pairs. Written by `scripts/bench`.\n")
     print(f"{first['cpu']}, {first['cores']} cores, {first['memory_gib']:.0f} GiB, "
           f"{first['kernel']}, {first['compiler']}, {first['mpi']}; transparent huge pages: "
           f"{first['huge_pages']}, in shared memory: {first['shared_huge_pages']}.\n")
-    print("| " + " | ".join(HEADER) + " |")
-    print("|---|---|" + "---:|" * (len(HEADER) - 2))
-    for name, result in results.items():
-        print("| " + " | ".join(row(name, result)) + " |")
+    table(HEADER, 2, [step_row(name, result) for name, result in results.items()])
+    if "tensors_one" not in results or "tensors_many" not in results:
+        return
     one, many = results["tensors_one"], results["tensors_many"]
-    print(f"\nA step of {many['tensors']:,} tensors takes {many['step_ms'] / one['step_ms']:.2f} times "
-          "that of one tensor with as many elements; with each step measured in limits, which are the "
-          "same loop in both cases, so that the machine's drift from one case to the next drops out, "
-          f"{one['ratio_to_limit'] / many['ratio_to_limit']:.2f} times.")
+    print(
+        f"\nA step of {many['tensors']:,} tensors takes {many['step_ms'] / one['step_ms']:.2f} times "
+        "that of one tensor with as many elements; with each step measured in limits, which are the "
+        "same loop in both cases, so that the machine's drift from one case to the next drops out, "
+        f"{one['ratio_to_limit'] / many['ratio_to_limit']:.2f} times.")
+
+
+# ---- compare.py ----
+
+
+def part_row(part: str, case: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    what = {"peers": [], "peers_bf16": [], "sizes": [f"{case['numel']:,}"], "ranks": [f"{case['ranks']}"],
+            "kernels": [f"{case['dtype']}{', clip' if case['clip'] else ''}"]}[part]  # yapf: disable
+    if "absent" in row:
+        return [*what, row["label"], f"absent: {row['absent']}", "", ""]
+    ratio = ["1", ""]
+    if "ratio" in row:
+        ratio = [cell(row["ratio"], 2), f"{row['ratio_q1']:.2f} to {row['ratio_q3']:.2f}"]
+    return [*what, row["label"], cell(row["ms"], 2), *ratio]
+
+
+def print_part(part: str, result: dict[str, Any]) -> None:
+    first = result["cases"][0]
+    varied = {"sizes": ["parameters"], "ranks": ["ranks"], "kernels": ["data"]}.get(part, [])
+    numel = "" if part == "sizes" else f"{first['numel']:,} parameters in {first['tensors']} tensors; "
+    ranks = f"{first['ranks']} ranks with " if part not in ("ranks", "kernels") else ""
+    machine = f"{result['cpu']}, {result['cores']} cores; " if "cpu" in result else ""
+    torch = f"PyTorch {result['torch']}; " if "torch" in result else ""
+    print(f"\n## {PARTS[part]}\n")
+    print(
+        f"{numel}{ranks}{first['threads']} thread(s) each; {machine}{torch}medians of {result['rounds']} "
+        "rounds of short runs that take turns; how many times ours a time is, with the quartiles of the "
+        "rounds.\n")
+    table([*varied, "", "ms", "times ours", "quartiles"],
+          len(varied) + 1,
+          [part_row(part, case, row) for case in result["cases"] for row in case["subjects"]])
+
+
+def main() -> None:
+    folder = pathlib.Path(sys.argv[1])
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in folder.glob("*.json")
+    }
+    steps = {name: found[name] for name in CASES if name in found}
+    if steps:
+        print_steps(steps)
+    parts = [part for part in PARTS if part in found]
+    if not parts:
+        return
+    print("\n# Beside what one would take instead\n")
+    print(
+        "Gradients are there; a step reduces them over the ranks, updates, and leaves the new parameters on "
+        "every rank. Every run checks what it computed. The programs are in `benchmarks/peers/`.")
+    for at, part in enumerate(parts):
+        print_part(part, found[part])
+        plot = PLOTS.get(part, part)
+        is_last = plot not in [PLOTS.get(later, later) for later in parts[at + 1:]]
+        if is_last and (folder / f"{plot}.png").exists():
+            print(f"\n![{PARTS[part]}]({plot}.png)")
 
 
 main()

@@ -56,6 +56,15 @@ def main() -> int:
         check_cases(result)
         assert result["cases"][0]["launches"] == 98
 
+        subprocess.run(
+            [*command, "--case", "update_bf16_bf16", "--threads", "2", "--json", file.name],
+            check=True)
+        result = json.load(open(file.name, encoding="utf-8"))
+        assert [case["name"] for case in result["cases"]] == ["update_bf16_bf16"], result["cases"]
+        assert result["threads"] == 2
+
+    refused = subprocess.run([*command, "--case", "updat"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "--case: 'updat'" in refused.stderr, refused.stderr
     refused = subprocess.run([*command, "--device", "abacus"], capture_output=True, text=True)
     assert refused.returncode == 2 and "--device: 'abacus'" in refused.stderr, refused.stderr
     return 0

@@ -1,5 +1,5 @@
-"""Gradients as DistributedDataParallel has them: views of buckets of 25 MiB, which are reduced all at
-once."""
+"""Gradients as DistributedDataParallel has them: views of buckets of 25 MiB, which are reduced all
+at once."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """What the programs of the peers share: bench_step's options, ranks as processes that talk over
 loopback, and the JSON.
 
-A peer times what bench_step times: every rank has its own gradients; they are averaged over the ranks,
-the parameters are updated, and every rank has the new ones. There is no backward pass. A program is
+A peer times what bench_step times: every rank has its own gradients; they are averaged over the
+ranks, the parameters are updated, and every rank has the new ones. There is no backward pass. A
+program is
 
   options = common.start(__doc__)   # ends here, saying that the peer is absent, without PyTorch
   import torch
@@ -43,7 +44,9 @@ def parse(description: str | None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--numel", type=count, default=32 << 20, help="elements in all [32Mi]")
     parser.add_argument("--tensors", type=count, default=32, help="as equal as can be [32]")
-    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32",
+    parser.add_argument("--dtype",
+                        choices=["fp32", "bf16"],
+                        default="fp32",
                         help="of parameters and gradients; bf16 has fp32 masters [fp32]")
     parser.add_argument("--clip", type=float, default=0, help="highest gradient norm; 0: off [0]")
     parser.add_argument("--ranks", type=count, default=2, help="processes [2]")
@@ -94,8 +97,12 @@ def report(options: argparse.Namespace, times_ms: list[float]) -> dict[str, Any]
 # ---- ranks ----
 
 
-def start(description: str | None) -> argparse.Namespace:
+def start(description: str | None, huge_pages: bool = False) -> argparse.Namespace:
+    """huge_pages: where the kernel gives them to those that ask, as it does to zero1. A kernel
+    alone is faster with them."""
     options = parse(description)
+    if huge_pages:
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
@@ -151,8 +158,10 @@ def run_rank(rank: int, options: argparse.Namespace, peer: type, folder: str) ->
 
     import values
     torch.set_num_threads(options.threads)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", options.ranks),
-                            rank=rank, world_size=options.ranks)
+    dist.init_process_group("gloo",
+                            store=dist.FileStore(f"{folder}/store", options.ranks),
+                            rank=rank,
+                            world_size=options.ranks)
     subject = peer(options, rank)
     times = measure(options, subject)
     with torch.no_grad():
@@ -175,7 +184,8 @@ def run(options: argparse.Namespace, peer: type) -> None:
     options.eps = values.UNCLIPPED_EPS * options.coef
     with tempfile.TemporaryDirectory() as folder:
         try:
-            multiprocessing.start_processes(run_rank, (options, peer, folder), options.ranks,
+            multiprocessing.start_processes(run_rank, (options, peer, folder),
+                                            options.ranks,
                                             start_method="fork")
         except (multiprocessing.ProcessRaisedException,
                 multiprocessing.ProcessExitedException) as error:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Times gradients averaged as DistributedDataParallel does it, over gloo, and torch's fused AdamW on
-every rank.
+"""Times gradients averaged as DistributedDataParallel does it, over gloo, and torch's fused AdamW
+on every rank.
 
-With bf16, gradients are averaged in bf16 and cast to fp32, AdamW runs on fp32 masters, and these are
-cast to the bf16 parameters."""
+With bf16, gradients are averaged in bf16 and cast to fp32, AdamW runs on fp32 masters, and these
+are cast to the bf16 parameters."""
 
 import functools
 

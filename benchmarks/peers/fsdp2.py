@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Times FSDP2 (fully_shard) over gloo with reshard_after_forward=False and torch's fused AdamW on the
-shards: gradients reduced and scattered in backward, the update, parameters gathered before the next
-forward. The parameters are one group.
+"""Times FSDP2 (fully_shard) over gloo with reshard_after_forward=False and torch's fused AdamW on
+the shards: gradients reduced and scattered in backward, the update, parameters gathered before the
+next forward. The parameters are one group.
 
 With bf16, parameters are gathered and gradients reduced in bf16, and the shards are fp32."""
 
@@ -26,10 +26,12 @@ class Fsdp2:
         self.clip = options.clip
         self.model = Given(options, rank, torch.float32)
         bf16 = torch.bfloat16 if options.dtype == "bf16" else None
-        fully_shard(self.model, mesh=init_device_mesh("cpu", (options.ranks,)),
+        fully_shard(self.model,
+                    mesh=init_device_mesh("cpu", (options.ranks, )),
                     reshard_after_forward=False,
                     mp_policy=MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=bf16))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True,
+        self.optimizer = torch.optim.AdamW(self.model.parameters(),
+                                           fused=True,
                                            **values.adamw_options(options))
         self.loss = self.model()
         self.prepare = self.model.refill

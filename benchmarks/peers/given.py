@@ -1,5 +1,5 @@
-"""A model whose backward pass gives every parameter a gradient that was there before: for peers that take
-their gradients from autograd alone."""
+"""A model whose backward pass gives every parameter a gradient that was there before: for peers
+that take their gradients from autograd alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import values
 
 class Give(torch.autograd.Function):
     """A loss of zero; its gradients are what the list holds, which it hands over."""
-
     @staticmethod
     def forward(ctx, grads: list[torch.Tensor], *params: torch.Tensor) -> torch.Tensor:
         ctx.grads = grads

@@ -1,5 +1,6 @@
-"""fp32 masters of a model's parameters, and what a training loop does around the optimizer's step: with
-bf16, gradients are cast to fp32 copies before it, and the new values to the parameters after it."""
+"""fp32 masters of a model's parameters, and what a training loop does around the optimizer's step:
+with bf16, gradients are cast to fp32 copies before it, and the new values to the parameters after
+it."""
 
 from __future__ import annotations
 
@@ -38,7 +39,6 @@ class Masters:
 
 class Kernel:
     """A peer of one rank: given gradients, the update alone."""
-
     def __init__(self, options: argparse.Namespace, rank: int,
                  make_optimizer: Callable[..., torch.optim.Optimizer]) -> None:
         self.given = values.make_grads(options, rank)

@@ -10,10 +10,9 @@ They bear the names of the bench_kernels cases that do the same work. Without Py
 GPU that it can use, it prints {"absent": why} and exits with 0."""
 
 import argparse
-import json
-import statistics
-import sys
 from collections.abc import Callable
+
+from common import spread, write
 
 MAX_NORM = 1.0
 
@@ -53,8 +52,10 @@ def make_case(options: argparse.Namespace, bf16_params: bool, bf16_grads: bool,
 
     def random(scale: float, dtype: torch.dtype) -> list[torch.Tensor]:
         each = options.numel // options.tensors
-        return [torch.randn(each, device="cuda", generator=generator).mul_(scale).to(dtype)
-                for _ in range(options.tensors)]
+        return [
+            torch.randn(each, device="cuda", generator=generator).mul_(scale).to(dtype)
+            for _ in range(options.tensors)
+        ]
 
     masters = [torch.nn.Parameter(tensor) for tensor in random(0.02, torch.float32)]
     grads = random(0.01, torch.bfloat16 if bf16_grads else torch.float32)
@@ -97,13 +98,6 @@ def measure_copy(options: argparse.Namespace) -> list[float]:
     return measure(options, lambda: target.copy_(source))
 
 
-def spread(times: list[float]) -> dict[str, float]:
-    if len(times) == 1:
-        times = times * 2
-    q1, median, q3 = statistics.quantiles(times, n=4, method="inclusive")
-    return {"ms": median, "ms_q1": q1, "ms_q3": q3}
-
-
 def run(options: argparse.Namespace) -> dict:
     import torch
     cases = {
@@ -115,12 +109,12 @@ def run(options: argparse.Namespace) -> dict:
     result = {
         "torch": torch.__version__, "cuda": torch.version.cuda,
         "gpu": torch.cuda.get_device_name(), "numel": options.numel, "tensors": options.tensors,
-        "steps": options.steps, "warmup": options.warmup, "copy": spread(measure_copy(options)),
+        "steps": options.steps, "warmup": options.warmup, "copy": spread("ms", measure_copy(options)),
         "cases": [],
     }  # yapf: disable
     for name, what in cases.items():
         step = make_case(options, **what)
-        result["cases"].append({"name": name, **spread(measure(options, step))})
+        result["cases"].append({"name": name, **spread("ms", measure(options, step))})
         del step
         torch.cuda.empty_cache()
     return result
@@ -129,13 +123,7 @@ def run(options: argparse.Namespace) -> dict:
 def main() -> None:
     options = parse()
     why = absent()
-    text = json.dumps({"absent": why} if why else run(options), indent=1)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-    else:
-        print(text)
-    sys.exit(0)
+    write({"absent": why} if why else run(options), options.json)
 
 
 main()

@@ -1,8 +1,8 @@
-"""The parameters and gradients that peers are given, which are bench_step's, and the check of what they
-make of them.
+"""The parameters and gradients that peers are given, which are bench_step's, and the check of what
+they make of them.
 
-options.eps is large, so that the size of a gradient shows in the update: with a small one a sum in place
-of the mean would not be noticed. Its value costs nothing."""
+options.eps is large, so that the size of a gradient shows in the update: with a small one a sum in
+place of the mean would not be noticed. Its value costs nothing."""
 
 from __future__ import annotations
 
@@ -71,8 +71,9 @@ def mean_grad(flat, ranks: int):
 def clip_coef(options: argparse.Namespace) -> float:
     if not options.clip:
         return 1.0
-    squares = sum(float(mean_grad(flat, options.ranks).double().square().sum())
-                  for flat in pieces(0, options.numel))
+    squares = sum(
+        float(mean_grad(flat, options.ranks).double().square().sum())
+        for flat in pieces(0, options.numel))
     return min(1.0, options.clip / (math.sqrt(squares) + 1e-6))
 
 
@@ -95,19 +96,20 @@ def adamw(param: float, grad: float, eps: float, steps: int) -> float:
 
 
 def tolerance(param: float, steps: int) -> float:
-    """Of a parameter in fp32, in units u = 2^-24: a step rounds the decayed and the new parameter, 2 of
-    it; of the update, at most lr, 5 per step before it and 8 for the moments, the quotient and a
-    gradient that is rounded, and what 1 - beta^step loses where powers of beta are kept in fp32: step
-    + 2 of 1, which the root halves for the second moment."""
-    updates = sum(5 * step + 8 + (step + 2) * (1 / (1 - BETAS[0]**step) + 0.5 / (1 - BETAS[1]**step))
+    """Of a parameter in fp32, in units u = 2^-24: a step rounds the decayed and the new parameter,
+    2 of it; of the update, at most lr, 5 per step before it and 8 for the moments, the quotient
+    and a gradient that is rounded, and what 1 - beta^step loses where powers of beta are kept in
+    fp32: step + 2 of 1, which the root halves for the second moment."""
+    updates = sum(5 * step + 8 + (step + 2) * (1 / (1 - BETAS[0]**step) + 0.5 /
+                                               (1 - BETAS[1]**step))
                   for step in range(1, steps + 1))
     return 2.0**-24 * (2 * steps * abs(param) + LR * updates)
 
 
 def grad_rounding(options: argparse.Namespace) -> float:
-    """How far a gradient may be off, in parts of the mean of the contributions' sizes: each sum of bf16
-    gradients and the mean are rounded to bf16, but those of two ranks fit into it; a norm's fp32 squares
-    may be added one by one, in lanes and blocks: 1e-4."""
+    """How far a gradient may be off, in parts of the mean of the contributions' sizes: each sum of
+    bf16 gradients and the mean are rounded to bf16, but those of two ranks fit into it; a norm's
+    fp32 squares may be added one by one, in lanes and blocks: 1e-4."""
     sums = 2.0**-8 * options.ranks if options.dtype == "bf16" and options.ranks > 2 else 0.0
     return sums + (1e-4 if options.coef < 1 else 0.0)
 

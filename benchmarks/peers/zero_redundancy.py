@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Times torch's ZeroRedundancyOptimizer(AdamW, fused=True) over gloo: gradients averaged as
-DistributedDataParallel does it, each rank updates the parameters that it owns, and broadcasts them."""
+DistributedDataParallel does it, each rank updates the parameters that it owns, and broadcasts
+them."""
 
 import common
 
@@ -23,8 +24,10 @@ class ZeroRedundancy:
         self.tensors = values.make_params(options, torch.float32)
         for tensor, grad in zip(self.tensors, self.buckets.grads):
             tensor.grad = grad
-        self.optimizer = ZeroRedundancyOptimizer(self.tensors, optimizer_class=torch.optim.AdamW,
-                                                 fused=True, **values.adamw_options(options))
+        self.optimizer = ZeroRedundancyOptimizer(self.tensors,
+                                                 optimizer_class=torch.optim.AdamW,
+                                                 fused=True,
+                                                 **values.adamw_options(options))
         self.prepare = self.buckets.refill
 
     def step(self) -> None:
