@@ -48,8 +48,7 @@ static void add_narrow(void *in, void *inout, int *count, MPI_Datatype *type) {
   uint16_t *const sums = inout;
   (void)type;
   for (int i = 0; i < *count; ++i)
-    sums[i] =
-        zero1__fp32_to_bf16(zero1__bf16_to_fp32(sums[i]) + zero1__bf16_to_fp32(theirs[i]));
+    sums[i] = zero1__fp32_to_bf16(zero1__bf16_to_fp32(sums[i]) + zero1__bf16_to_fp32(theirs[i]));
 }
 
 bool bench_baseline_open(bench_baseline *baseline, const bench_subject *subject,

@@ -3,8 +3,8 @@
  *
  * With clipping: between the two, a pass of the reduce kernel for the norm, and MPI_Allreduce. bf16
  * gradients are converted to fp32 first, for MPI has no type to sum them in; bf16 parameters are
- * gathered as they are. With `narrow_sums` they are summed as they are, too, by an operation that MPI
- * is given, rounded after each addition: half the bytes, and other sums. */
+ * gathered as they are. With `narrow_sums` they are summed as they are, too, by an operation that
+ * MPI is given, rounded after each addition: half the bytes, and other sums. */
 #ifndef BENCH_BASELINE_H
 #define BENCH_BASELINE_H
 

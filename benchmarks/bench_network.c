@@ -1,9 +1,9 @@
-/* Times the step of an optimizer whose ranks are on several hosts, beside what the wire between them
- * takes, and beside MPI's textbook way in fp32 and in 16 bits. Every result is checked.
+/* Times the step of an optimizer whose ranks are on several hosts, beside what the wire between
+ * them takes, and beside MPI's textbook way in fp32 and in 16 bits. Every result is checked.
  *
- * The wire's limit, h hosts: of the gradients each host sends (h - 1)/h, summed over its own ranks, and
- * receives as much; of the parameters likewise. They do not overlap: no parameter is known before the
- * last gradient. So (h - 1)/h * numel * (grad bytes + param bytes) each way. */
+ * The wire's limit, h hosts: of the gradients each host sends (h - 1)/h, summed over its own ranks,
+ * and receives as much; of the parameters likewise. They do not overlap: no parameter is known
+ * before the last gradient. So (h - 1)/h * numel * (grad bytes + param bytes) each way. */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -42,7 +42,8 @@ static const bench_argument rows[] = {
     {"no-baseline", NULL, BENCH_OFF, FIELD(step.baseline), NULL, 0, 0, "without MPI's way"},
     {"gbits", "X", BENCH_REAL, FIELD(gbits), "0", 0, 1e6,
      "the links' nominal rate, Gbit/s; 0: unknown"},
-    {"delay-ms", "X", BENCH_REAL, FIELD(delay_ms), "0", 0, 1e6, "from host to host, as far as known"},
+    {"delay-ms", "X", BENCH_REAL, FIELD(delay_ms), "0", 0, 1e6,
+     "from host to host, as far as known"},
     {"json", "FILE", BENCH_TEXT, FIELD(step.json), NULL, 0, 0,
      "writes the results there, as one object"},
     {"help", NULL, BENCH_ON, FIELD(step.help), NULL, 0, 0, "this text"},
@@ -63,7 +64,8 @@ static bool parse(network_options *options, int argc, char **argv, char *error,
 static void help(void) {
   puts(
       "usage: mpirun ... bench_network [options]\n\n"
-      "Times a step between hosts, beside raw TCP streams over the same links and the textbook way\n"
+      "Times a step between hosts, beside raw TCP streams over the same links and the textbook "
+      "way\n"
       "(MPI_Reduce_scatter_block, AdamW, MPI_Allgather) in fp32 and in 16 bits, in turns.\n"
       "scripts/netns_bench makes hosts of one machine to run it on.\n");
   bench_arguments_help(rows, ROW_COUNT, stdout);
@@ -141,13 +143,13 @@ static double wire_bytes(const run *self) {
 
 /* ---- repetitions ---- */
 
-/* The parameters after the first step: fp32 sums in another order, or sums of 16 bits, move the first
- * update, of about lr, by less than 2^-7 of itself; and what is bf16 may round the other way. */
+/* The parameters after the first step: fp32 sums in another order, or sums of 16 bits, move the
+ * first update, of about lr, by less than 2^-7 of itself; and what is bf16 may round the other way.
+ */
 static void check_side(const run *self, const side *at) {
   for (int64_t i = 0; i < self->check.count; ++i) {
     const bench_sample *sample = &self->check.samples[i];
-    const double is =
-        bench_load(at->baseline.params, sample->flat, at->subject.param_dtype);
+    const double is = bench_load(at->baseline.params, sample->flat, at->subject.param_dtype);
     const double should_be = bench_load(self->subject.params[sample->tensor], sample->element,
                                         self->subject.param_dtype);
     bench_require(fabs(is - should_be) <= 0x1p-7 * (fabs(should_be) + self->subject.group.lr),
@@ -233,8 +235,7 @@ static void json_case(bench_json *object, const run *self) {
   bench_json_whole(object, "numel", self->subject.numel);
   bench_json_text(object, "param_dtype", bench_dtype_name(self->subject.param_dtype));
   bench_json_text(object, "grad_dtype", bench_dtype_name(self->subject.grad_dtype));
-  bench_json_whole(object, "bucket_numel",
-                   self->subject.optimizer->settings.config.bucket_numel);
+  bench_json_whole(object, "bucket_numel", self->subject.optimizer->settings.config.bucket_numel);
   bench_json_whole(object, "steps", self->options->step.steps);
 }
 
@@ -311,8 +312,8 @@ static void report_text(const run *self) {
   line("  agree", &self->agree, "ms");
   line("  update", &self->update, "ms");
   line("  gather", &self->gather, "ms");
-  printf("  %-22s %9.2f MB; the limit's %.2f MB\n", "sent by a host",
-         median(&self->sent) * 1e-6, wire_bytes(self) * 1e-6);
+  printf("  %-22s %9.2f MB; the limit's %.2f MB\n", "sent by a host", median(&self->sent) * 1e-6,
+         wire_bytes(self) * 1e-6);
   line("raw stream", &self->rate, "Gbit/s");
   printf("  %-22s %9.2f ms; nominal %.2f ms\n", "wire's limit",
          wire_bytes(self) * 8e-6 / median(&self->rate), nominal_ms(self));
@@ -346,8 +347,7 @@ static void measure(const network_options *options) {
   bench_require(self.stream.host_count > 1, "all ranks are on one host: there is no wire");
   bench_subject_open(&self.subject, &options->step);
   bench_check_open(&self.check, &self.subject);
-  for (int which = 0; which < TEXTBOOKS && options->step.baseline; ++which)
-    open_side(&self, which);
+  for (int which = 0; which < TEXTBOOKS && options->step.baseline; ++which) open_side(&self, which);
   repeat(&self);
   if (self.subject.rank == 0) {
     report_text(&self);

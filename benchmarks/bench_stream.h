@@ -1,5 +1,5 @@
-/* What the wire gives: each host sends raw bytes over TCP to the next one, all at once, so that every
- * link is busy both ways, and nothing else is done.
+/* What the wire gives: each host sends raw bytes over TCP to the next one, all at once, so that
+ * every link is busy both ways, and nothing else is done.
  *
  * One rank of each host takes part; the others sleep meanwhile. */
 #ifndef BENCH_STREAM_H
@@ -16,8 +16,8 @@ typedef struct bench_stream {
   char *piece;
 } bench_stream;
 
-/** Collective over MPI_COMM_WORLD; so are the others. Hosts find each other by their names. A failure
- *  ends all ranks. */
+/** Collective over MPI_COMM_WORLD; so are the others. Hosts find each other by their names. A
+ * failure ends all ranks. */
 void bench_stream_open(bench_stream *stream);
 void bench_stream_close(bench_stream *stream);
 

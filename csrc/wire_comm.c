@@ -1,6 +1,5 @@
 #include "wire_comm.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,9 +138,9 @@ int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layo
   const int64_t block_bytes = (int64_t)ZERO1__RING_COUNT * shards * ZERO1__BLOCK * (int64_t)each;
   const int64_t fit = comm->workspace_bytes / block_bytes;
   const int64_t whole = layout->bucket_blocks / layout->world_size;
-  const int64_t message = INT_MAX / (ZERO1__BLOCK * (int64_t)sizeof(float)); /* of MPI, in blocks */
+  const int64_t piece = ZERO1__PIECE_BYTES / (ZERO1__BLOCK * (int64_t)each);
   int64_t blocks = fit < whole ? fit : whole;
-  if (blocks > message) blocks = message;
+  if (blocks > piece) blocks = piece;
   return blocks < 1 ? 1 : blocks;
 }
 
