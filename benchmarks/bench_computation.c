@@ -13,7 +13,7 @@ enum { SIDE = 32 };
 void bench_computation_open(bench_computation *computation, bench_computation_kind kind,
                             int32_t threads) {
   zero1__error error;
-  *computation = (bench_computation){.kind = kind};
+  *computation = (bench_computation){.kind = kind, .rate = kind == BENCH_BUSY ? 10 : 1e6};
   if (kind == BENCH_TIMERS) prctl(PR_SET_TIMERSLACK, 1UL); /* of this thread alone */
   if (kind != BENCH_BUSY) return;
   zero1__error_clear(&error);
@@ -35,8 +35,8 @@ void bench_computation_waited(bench_computation *computation, int64_t begin_ns, 
 
 /* ---- timers ---- */
 
-static void sleep_part(bench_computation *computation) {
-  computation->done_ns += (int64_t)computation->each;
+static void sleep_part(bench_computation *computation, double ms) {
+  computation->done_ns += (int64_t)(ms * computation->rate);
   const struct timespec until = {computation->done_ns / 1000000000,
                                  computation->done_ns % 1000000000};
   while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)) {
@@ -84,17 +84,17 @@ static void multiply_part(void *context, int32_t thread, int32_t threads) {
     __atomic_fetch_add(&computation->wrong_products, 1, __ATOMIC_RELAXED);
 }
 
-static void work_part(bench_computation *computation) {
-  computation->owed += computation->each;
+static void work_part(bench_computation *computation, double ms) {
+  computation->owed += ms * computation->rate;
   computation->products = (int64_t)computation->owed;
   computation->owed -= (double)computation->products;
   zero1__pool_run(computation->pool, multiply_part, computation);
   bench_require(!computation->wrong_products, "wrong result: a product of matrices");
 }
 
-void bench_computation_part(bench_computation *computation) {
-  if (computation->kind == BENCH_TIMERS) sleep_part(computation);
-  if (computation->kind == BENCH_BUSY) work_part(computation);
+void bench_computation_part(bench_computation *computation, double ms) {
+  if (computation->kind == BENCH_TIMERS) sleep_part(computation, ms);
+  if (computation->kind == BENCH_BUSY) work_part(computation, ms);
 }
 
 const char *bench_computation_name(bench_computation_kind kind) {

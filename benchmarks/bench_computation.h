@@ -15,7 +15,7 @@ typedef enum bench_computation_kind {
 typedef struct bench_computation {
   bench_computation_kind kind;
   zero1__pool *pool;      /* of BENCH_BUSY */
-  double each;            /* of one part: nanoseconds, or products by each thread */
+  double rate;            /* of a millisecond: nanoseconds, or products by each thread */
   int64_t done_ns;        /* timers: when the part before was over */
   double owed;            /* busy: of a product, kept for the next part */
   int64_t products;       /* busy: of the part that is computed now */
@@ -34,8 +34,8 @@ void bench_computation_begin(bench_computation *computation);
  *  but where the caller waited in between. */
 void bench_computation_waited(bench_computation *computation, int64_t begin_ns, int64_t end_ns);
 
-/** One part of backward or forward. */
-void bench_computation_part(bench_computation *computation);
+/** One part of backward or forward: `ms` milliseconds of it, as rate says. */
+void bench_computation_part(bench_computation *computation, double ms);
 
 const char *bench_computation_name(bench_computation_kind kind);
 

@@ -18,8 +18,8 @@ typedef struct bench_run {
   const bench_overlap_options *options;
   bench_subject subject;
   bench_check check;
-  int64_t count;    /* steps so far */
-  double length_ms; /* of a computation */
+  int64_t count;                  /* steps so far */
+  double backward_ms, forward_ms; /* of a computation */
   int way_count;
   run_way ways[MOST_WAYS];
   run_way nothing;                              /* steps without computation */
@@ -61,18 +61,20 @@ static void call(run_way *way, const bench_subject *subject, int which, int64_t 
 }
 
 /* Backward from the last tensor to the first, the step, forward from the first to the last. */
-static double compute_and_step(run_way *way, const bench_subject *subject, int with_step) {
+static double compute_and_step(const bench_run *run, run_way *way, int with_step) {
+  const bench_subject *subject = &run->subject;
+  const double parts = (double)subject->tensors;
   MPI_Barrier(MPI_COMM_WORLD);
   const int64_t begin_ns = zero1__now_ns();
   bench_computation_begin(&way->computation);
   for (int64_t i = subject->tensors - 1; i >= 0; --i) {
-    bench_computation_part(&way->computation);
+    bench_computation_part(&way->computation, run->backward_ms / parts);
     if (with_step) call(way, subject, CALL_READY, i);
   }
   if (with_step) call(way, subject, CALL_STEP, 0);
   for (int64_t i = 0; i < subject->tensors; ++i) {
     if (with_step) call(way, subject, CALL_WAIT, i);
-    bench_computation_part(&way->computation);
+    bench_computation_part(&way->computation, run->forward_ms / parts);
   }
   return bench_ms_since(begin_ns);
 }
@@ -81,7 +83,7 @@ static overlap_times checked_step(bench_run *run, run_way *way, int counts) {
   const bench_subject *subject = &run->subject;
   zero1_info info = {0};
   bench_check_before(&run->check);
-  const double step_ms = compute_and_step(way, subject, 1);
+  const double step_ms = compute_and_step(run, way, 1);
   require_done(subject, zero1_optimizer_info(subject->optimizer, &info, sizeof info));
   bench_require(!info.skipped, "rank %d: the step was skipped, for reason %d", subject->rank,
                 info.skip_reason);
@@ -95,34 +97,44 @@ static overlap_times checked_step(bench_run *run, run_way *way, int counts) {
 /* ---- how long to compute ---- */
 
 static double alone(bench_run *run, run_way *way) {
-  return bench_max(compute_and_step(way, &run->subject, 0));
+  return bench_max(compute_and_step(run, way, 0));
 }
 
-/* Busy ranks compute for `length_ms` while all of them do. */
-static void set_length(bench_run *run, run_way *way) {
-  enum { TRIES = 4 };
-  const double parts = 2 * (double)run->subject.tensors;
-  way->computation.each = way->computation.kind == BENCH_BUSY ? 10 : run->length_ms * 1e6 / parts;
-  for (int i = 0; i < TRIES && way->computation.kind == BENCH_BUSY; ++i)
-    way->computation.each *= run->length_ms / alone(run, way);
+/* Of cores as fast as they were just now. */
+static void set_rate(const bench_run *run, run_way *way, double alone_ms) {
+  if (way->computation.kind == BENCH_BUSY)
+    way->computation.rate *= (run->backward_ms + run->forward_ms) / alone_ms;
 }
 
-/* Warm-up: steps without computation say how long the communication takes. */
+static double median_of(const bench_run *run, bench_series *series) {
+  const double median = run->options->length * bench_series_quartiles(series).median;
+  free(series->values);
+  return median;
+}
+
+/* Warm-up: steps without computation say how long exchange and gathers take. Busy ranks then find
+ * out how much they compute in that time while all of them do. */
 static void warm_up(bench_run *run) {
-  const int64_t warmup = run->options->subject.warmup;
-  bench_series communication = {0, bench_alloc((size_t)warmup, sizeof *communication.values)};
+  enum { TRIES = 4 };
+  const size_t warmup = (size_t)run->options->subject.warmup;
+  bench_series exchange = {0, bench_alloc(warmup, sizeof *exchange.values)};
+  bench_series gather = {0, bench_alloc(warmup, sizeof *gather.values)};
   const double norm = bench_check_norm(&run->subject);
   zero1_info info;
-  for (int64_t i = 0; i < warmup; ++i)
-    communication.values[communication.count++] =
-        checked_step(run, &run->nothing, 0).communication_ms;
+  for (size_t i = 0; i < warmup; ++i) {
+    const overlap_times times = checked_step(run, &run->nothing, 0);
+    exchange.values[exchange.count++] = times.exchange_ms;
+    gather.values[gather.count++] = times.gather_ms;
+  }
   zero1_optimizer_info(run->subject.optimizer, &info, sizeof info);
   bench_require(fabs(info.grad_norm - norm) <= 1e-6 * run->subject.world_size * norm,
                 "wrong result: grad_norm is %.9g, not %.9g", info.grad_norm, norm);
-  run->length_ms = run->options->length * bench_series_quartiles(&communication).median;
-  free(communication.values);
-  bench_require(run->length_ms > 0, "the ranks do not communicate: there is nothing to hide");
-  for (int i = 0; i < run->way_count; ++i) set_length(run, &run->ways[i]);
+  run->backward_ms = median_of(run, &exchange);
+  run->forward_ms = median_of(run, &gather);
+  bench_require(run->backward_ms + run->forward_ms > 0,
+                "the ranks do not communicate: there is nothing to hide");
+  for (int w = 0; w < run->way_count; ++w)
+    for (int i = 0; i < TRIES; ++i) set_rate(run, &run->ways[w], alone(run, &run->ways[w]));
 }
 
 /* ---- repetitions ---- */
@@ -135,8 +147,7 @@ static void repeat_way(bench_run *run, run_way *way, double communication_ms) {
   note(run, &way->alone, alone_ms);
   note(run, &way->step, step_ms);
   note(run, &way->hidden, 1 - (step_ms - alone_ms) / communication_ms);
-  if (way->computation.kind == BENCH_BUSY) /* cores change their speed, too */
-    way->computation.each *= run->length_ms / after_ms;
+  set_rate(run, way, after_ms);
 }
 
 static void repeat(bench_run *run) {

@@ -71,9 +71,10 @@ void bench_overlap_options_help(FILE *out) {
       "is of. First steps without computation: the time of their exchange and gathers is the\n"
       "communication's. Then, in turn, steps between whose gradients, and before whose parameters "
       "are\n"
-      "used, the rank sleeps (timers: a device computes) or keeps all of its cores busy, for as "
-      "long\n"
-      "as the communication takes; and the same computation without a step.\n\n"
+      "used, the rank sleeps (timers: a device computes) or keeps all of its cores busy: backward "
+      "for as\n"
+      "long as the exchange takes, forward as the gathers; and the same computation without a "
+      "step.\n\n"
       "  hidden = 1 - (step with computation - computation alone) / communication alone\n\n"
       "Every step's result is checked against AdamW in double; exits with 1 where one is "
       "wrong.\n\n",

@@ -1,6 +1,7 @@
 #include "stream_host.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,8 +30,17 @@ struct zero1__event {
   zero1__flag done;  /* records that their stream has reached */
 };
 
+/* Messages are sent from here: wire_mpi.c says why, and need not do it for each then. */
+static void block_sigpipe(void) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
 static void *worker_main(void *argument) {
   zero1__stream *stream = argument;
+  block_sigpipe();
   for (;;) {
     pthread_mutex_lock(&stream->mutex);
     while (stream->begin == stream->end) pthread_cond_wait(&stream->pushed, &stream->mutex);

@@ -6,10 +6,12 @@
 
 #include "clock.h"
 
-/* Looks in a row without a sleep, and then the sleep: short against a message of some 100 KiB at
- * 10 Gbit/s, long against a look. */
-#define LOOKS 100
-#define SLEEP_NS 50000
+/* Looks in a row without a sleep, and then the sleeps: short against a message of some 100 KiB at
+ * 10 Gbit/s, long against a look. Who has waited for longer sleeps for a quarter of that: its
+ * message is slow, and each look takes time of a core from what computes meanwhile. */
+#define LOOKS 10
+#define LEAST_SLEEP_NS 50000
+#define MOST_SLEEP_NS 200000
 /* Looks for what a dead peer had to say. */
 #define TRIES 5
 
@@ -87,9 +89,16 @@ static zero1_status timed_out(const zero1__port *port, const zero1__request *req
                      first < count ? requests[first].peer : -1, port->timeout_seconds, what);
 }
 
+static void sleep_after(int64_t waited_ns) {
+  const int64_t part_ns = waited_ns / 4;
+  const struct timespec sleep = {0, part_ns < LEAST_SLEEP_NS  ? LEAST_SLEEP_NS
+                                    : part_ns > MOST_SLEEP_NS ? MOST_SLEEP_NS
+                                                              : part_ns};
+  nanosleep(&sleep, NULL);
+}
+
 zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests, int64_t count,
                               const char *what, zero1__error *error) {
-  const struct timespec sleep = {0, SLEEP_NS};
   const int64_t patience_ns = zero1__seconds_ns(port->timeout_seconds);
   int64_t before = -1, progress_ns = 0, care_ns = 0;
   for (int looks = 0;; ++looks) {
@@ -110,7 +119,7 @@ zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests,
       if (status) return status;
     }
     if (now - progress_ns > patience_ns) return timed_out(port, requests, count, what, error);
-    nanosleep(&sleep, NULL);
+    sleep_after(now - progress_ns);
   }
 }
 

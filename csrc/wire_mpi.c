@@ -11,10 +11,13 @@
   #include <mpi-ext.h>
 #endif
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define REASON_BYTES 200
 /* With MPI's own header below 64 KiB. Both ends cut alike. */
@@ -49,6 +52,44 @@ zero1_status zero1__mpi_fail(zero1__error *error, int code, const char *call) {
   return zero1__fail(error, ZERO1_ERR_COMM, "%s: %.200s", call, text);
 }
 
+/* ---- a peer that is gone ----
+ *
+ * Open MPI writes to its sockets without MSG_NOSIGNAL: where the other end is gone, that would end
+ * this process by SIGPIPE, and it is to live and tell. So the signal is held back from the thread
+ * that calls MPI, and taken away where the call raised it. */
+
+typedef struct hold {
+  sigset_t before;
+  int mine; /* 1: it was neither blocked nor pending */
+} hold;
+
+static void pipe_signal(sigset_t *set) {
+  sigemptyset(set);
+  sigaddset(set, SIGPIPE);
+}
+
+static hold hold_back(void) {
+  hold held;
+  sigset_t set;
+  pipe_signal(&set);
+  pthread_sigmask(SIG_BLOCK, &set, &held.before);
+  held.mine = !sigismember(&held.before, SIGPIPE);
+  if (held.mine) held.mine = !sigpending(&set) && !sigismember(&set, SIGPIPE);
+  return held;
+}
+
+static void let_go(const hold *held) {
+  const struct timespec now = {0, 0};
+  sigset_t set;
+  if (held->mine && !sigpending(&set) && sigismember(&set, SIGPIPE)) {
+    pipe_signal(&set);
+    sigtimedwait(&set, NULL, &now);
+  }
+  pthread_sigmask(SIG_SETMASK, &held->before, NULL);
+}
+
+/* ---- messages ---- */
+
 static parts *parts_of(const zero1__request *request) {
   return (parts *)(uintptr_t)request->word[0];
 }
@@ -60,8 +101,8 @@ static void end(zero1__request *request) {
 
 /* After a failure the request is active where some parts have been posted, so that it is given up.
  */
-static zero1_status post(mpi_wire *self, char *data, size_t bytes, int is_send, int32_t peer,
-                         int32_t tag, zero1__request *request, zero1__error *error) {
+static zero1_status post_parts(mpi_wire *self, char *data, size_t bytes, int is_send, int32_t peer,
+                               int32_t tag, zero1__request *request, zero1__error *error) {
   const size_t count = bytes ? (bytes + PART_BYTES - 1) / PART_BYTES : 1;
   parts *all = malloc(sizeof *all + count * sizeof *all->mpi);
   if (!all) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a message");
@@ -84,20 +125,28 @@ static zero1_status post(mpi_wire *self, char *data, size_t bytes, int is_send, 
   return ZERO1_OK;
 }
 
+static zero1_status post(zero1__wire *wire, char *data, size_t bytes, int is_send, int32_t peer,
+                         int32_t tag, zero1__request *request, zero1__error *error) {
+  const hold held = hold_back();
+  const zero1_status status =
+      post_parts(self_of(wire), data, bytes, is_send, peer, tag, request, error);
+  let_go(&held);
+  return status;
+}
+
 static zero1_status mpi_send(zero1__wire *wire, const void *data, size_t bytes, int32_t peer,
                              int32_t tag, zero1__request *request, zero1__error *error) {
-  return post(self_of(wire), (char *)(uintptr_t)data, bytes, 1, peer, tag, request, error);
+  return post(wire, (char *)(uintptr_t)data, bytes, 1, peer, tag, request, error);
 }
 
 static zero1_status mpi_recv(zero1__wire *wire, void *data, size_t bytes, int32_t peer, int32_t tag,
                              zero1__request *request, zero1__error *error) {
-  return post(self_of(wire), data, bytes, 0, peer, tag, request, error);
+  return post(wire, data, bytes, 0, peer, tag, request, error);
 }
 
 /* Parts are done in their order, or nearly so: one look is a look at the first that is not. */
-static zero1_status mpi_test(zero1__wire *wire, zero1__request *request, zero1__error *error) {
+static zero1_status test_parts(zero1__request *request, zero1__error *error) {
   parts *all = parts_of(request);
-  (void)wire;
   while (all->first < all->count) {
     int done = 0;
     const int code = MPI_Test(&all->mpi[all->first], &done, MPI_STATUS_IGNORE);
@@ -110,6 +159,14 @@ static zero1_status mpi_test(zero1__wire *wire, zero1__request *request, zero1__
   }
   end(request);
   return ZERO1_OK;
+}
+
+static zero1_status mpi_test(zero1__wire *wire, zero1__request *request, zero1__error *error) {
+  const hold held = hold_back();
+  const zero1_status status = test_parts(request, error);
+  (void)wire;
+  let_go(&held);
+  return status;
 }
 
 static int mpi_cancel(zero1__wire *wire, zero1__request *request) {
@@ -127,6 +184,7 @@ static void mpi_abort(zero1__wire *wire, int32_t tag, const zero1__error *why) {
   if (!mine) return; /* the peers then have the timeout */
   mine->status = why->status;
   snprintf(mine->text, sizeof mine->text, "%.*s", REASON_BYTES - 1, why->text);
+  const hold held = hold_back();
   for (int32_t peer = 0; peer < wire->world_size; ++peer) {
     MPI_Request mpi;
     int sent = 0;
@@ -136,22 +194,30 @@ static void mpi_abort(zero1__wire *wire, int32_t tag, const zero1__error *why) {
     if (!sent) MPI_Request_free(&mpi);
     all_sent &= sent;
   }
+  let_go(&held);
   if (all_sent) free(mine);
 }
 
-static int32_t mpi_aborted(zero1__wire *wire, int32_t tag, zero1__error *why) {
-  mpi_wire *self = self_of(wire);
+/* The rank that has sent one, or -1. */
+static int32_t take_notice(MPI_Comm mpi, int32_t tag, notice *theirs) {
   MPI_Status status;
   int found = 0;
-  notice theirs = {0};
-  if (MPI_Iprobe(MPI_ANY_SOURCE, tag, self->mpi, &found, &status) || !found) return -1;
-  if (MPI_Recv(&theirs, sizeof theirs, MPI_BYTE, status.MPI_SOURCE, tag, self->mpi,
-               MPI_STATUS_IGNORE))
+  if (MPI_Iprobe(MPI_ANY_SOURCE, tag, mpi, &found, &status) || !found) return -1;
+  if (MPI_Recv(theirs, sizeof *theirs, MPI_BYTE, status.MPI_SOURCE, tag, mpi, MPI_STATUS_IGNORE))
     return -1;
+  return status.MPI_SOURCE;
+}
+
+static int32_t mpi_aborted(zero1__wire *wire, int32_t tag, zero1__error *why) {
+  notice theirs = {0};
+  const hold held = hold_back();
+  const int32_t rank = take_notice(self_of(wire)->mpi, tag, &theirs);
+  let_go(&held);
+  if (rank < 0) return -1;
   theirs.text[REASON_BYTES - 1] = 0;
   why->status = theirs.status;
   snprintf(why->text, sizeof why->text, "%s", theirs.text);
-  return status.MPI_SOURCE;
+  return rank;
 }
 
 static void mpi_destroy(zero1__wire *wire) {
