@@ -100,7 +100,7 @@ INLINE void update_by_line(const zero1__update_job *job, line_form form, zero1__
   while (zero1__block_walk_next(&walk, &block, &soon)) {
     const zero1__slot *slot = &job->layout->slots[block.slot];
     if (job->absent && job->absent[block.slot]) {
-      update_block(job, slot, 1, block.at, block.numel, &stage, stats);
+      if (stats) update_block(job, slot, 1, block.at, block.numel, &stage, stats);
       continue;
     }
     update_lines(job, form, &block, &soon, stage.sum);
