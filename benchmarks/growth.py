@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """How a step's cost, and create's, grow with the work: tensors, parameters, ranks, threads, buckets.
 
-Runs bench_step under mpirun for every point, which checks what it computes, and next to each point
-a reference in the same minute, so that points are compared as ratios: a machine whose neighbours
+Runs bench_step under mpirun for every point, which checks what it computes, and a reference in the
+same minute, so that points are compared as ratios: a machine whose neighbours
 come and go drifts by half within minutes. Writes FOLDER/growth.json, growth.md and growth_*.png.
 Exits with 1 where a point computed something wrong, or where bench_step counts other bytes than
 growth_sweeps.py predicts."""
 
 import argparse
-import contextlib
 import dataclasses
 import fcntl
 import json
@@ -19,7 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
 
 import growth_table
 from growth_sweeps import Point, Sweep, short, sweeps
@@ -40,17 +39,6 @@ class Failure(Exception):
 class Runner:
     program: pathlib.Path
     quick: bool
-    lock: pathlib.Path | None
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """While others who take the same lock keep still."""
-        if not self.lock:
-            yield
-            return
-        with open(self.lock, "a", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def steps(self, point: Point) -> list[str]:
         if self.quick:
@@ -92,16 +80,42 @@ def reference_of(quick: bool) -> Point:
     return Point(numel=1 << 18) if quick else Point()
 
 
-def measure(runner: Runner, sweep: Sweep, series: str, value: int, point: Point) -> dict:
-    """One point with its reference, or why it was left out."""
+class Turns:
+    """The lock that keeps others still, given back after each LONGEST_TURN, and the reference, which
+    holds for REFERENCE_HOLDS; seconds."""
+
+    LONGEST_TURN = 90
+    REFERENCE_HOLDS = 20
+
+    def __init__(self, runner: Runner, lock: pathlib.Path | None) -> None:
+        self.runner = runner
+        self.file = open(lock, "a", encoding="utf-8") if lock else None
+        self.began = self.referred = -math.inf
+        self.reference: dict = {}
+
+    def begin(self) -> dict:
+        """Before a point; returns what the reference came to."""
+        now = time.monotonic()
+        if self.file and now - self.began > self.LONGEST_TURN:
+            fcntl.flock(self.file, fcntl.LOCK_UN)
+            time.sleep(1)  # for those who wait
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+            now = self.began = time.monotonic()
+        if now - self.referred > self.REFERENCE_HOLDS or self.began > self.referred:
+            self.reference = self.runner.bench(reference_of(self.runner.quick), 1)
+            self.referred = time.monotonic()
+        return self.reference
+
+
+def measure(turns: Turns, sweep: Sweep, series: str, value: int, point: Point) -> dict:
+    """One point beside the reference, or why it was left out."""
     row = {"sweep": sweep.name, "series": series, "value": value} | dataclasses.asdict(point)
-    with runner.alone():
-        free = free_bytes()
-        if point.memory_bytes() > MOST_OF_MEMORY * free:
-            return row | {"left_out": f"{point.memory_bytes() / 2**30:.1f} GiB are needed, and "
-                                      f"{free / 2**30:.1f} GiB are free"}
-        reference = runner.bench(reference_of(runner.quick), 1)
-        result = runner.bench(point, sweep.creates)
+    reference = turns.begin()
+    free = free_bytes()
+    if point.memory_bytes() > MOST_OF_MEMORY * free:
+        return row | {"left_out": f"{point.memory_bytes() / 2**30:.1f} GiB are needed, and "
+                                  f"{free / 2**30:.1f} GiB are free"}
+    result = turns.runner.bench(point, sweep.creates)
     gbps = reference["limit_gbps"]
     bytes_moved = point.numel * point.bytes_per_param()
     return row | {key: result[key] for key in MEASURED} | {
@@ -114,11 +128,11 @@ def measure(runner: Runner, sweep: Sweep, series: str, value: int, point: Point)
     }
 
 
-def run(runner: Runner, chosen: list[Sweep]) -> dict:
+def run(turns: Turns, chosen: list[Sweep]) -> dict:
     rows = []
     for sweep in chosen:
         for series, value, point in sweep.points():
-            row = measure(runner, sweep, series, value, point)
+            row = measure(turns, sweep, series, value, point)
             rows.append(row)
             said = row.get("left_out") or (
                 f"step {row['step_ms']:.2f} ms, predicted {row['predicted_ms']:.2f}, "
@@ -127,8 +141,9 @@ def run(runner: Runner, chosen: list[Sweep]) -> dict:
     machine = next((row["machine"] for row in rows if "machine" in row), {})
     for row in rows:
         row.pop("machine", None)
-    return {"machine": machine, "quick": runner.quick,
-            "reference": dataclasses.asdict(reference_of(runner.quick)), "points": rows}
+    quick = turns.runner.quick
+    return {"machine": machine, "quick": quick,
+            "reference": dataclasses.asdict(reference_of(quick)), "points": rows}
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -174,7 +189,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=pathlib.Path, metavar="FOLDER",
                         help="where the results go [benchmarks/results; build/growth with --quick]")
     parser.add_argument("--lock", type=pathlib.Path, metavar="FILE",
-                        help="lock that is held during each point, for a machine with others on it")
+                        help="lock to hold while measuring, for a machine with others on it; "
+                             "given back for a while every one and a half minutes")
     parser.add_argument("--draw", action="store_true",
                         help="measure nothing: table and plots of the results that are there")
     parser.add_argument("--no-plots", action="store_true", help="without matplotlib")
@@ -201,7 +217,8 @@ def main() -> None:
         chosen = [sweep for sweep in sweeps(arguments.quick)
                   if sweep.name in arguments.only.split(",")]
         try:
-            found = run(Runner(arguments.program.resolve(), arguments.quick, arguments.lock), chosen)
+            runner = Runner(arguments.program.resolve(), arguments.quick)
+            found = run(Turns(runner, arguments.lock), chosen)
         except Failure as failure:
             sys.exit(f"growth: {failure}")
         found = clean(keep_others(path, found))

@@ -110,7 +110,8 @@ def sweeps(quick: bool) -> list[Sweep]:
     many = dataclasses.replace(base, numel=32_000 if quick else 32_000_000)
     many_one_pass = dataclasses.replace(many, clip=False)
     tensors = values("1 1000" if quick else "1 100 1000 10000 30000 100000 300000 1000000")
-    numel = values("64Ki 256Ki" if quick else "1Mi 4Mi 16Mi 64Mi 256Mi 1Gi")
+    numel = values("64Ki 256Ki" if quick else "1Mi 4Mi 16Mi 64Mi 256Mi")
+    largest = () if quick else (1 << 29, 1 << 30)
     ranks = values("1 4" if quick else "1 2 4 8 16")
     threads = values("1 2" if quick else "1 2 4")
     buckets = values("16Ki 256Ki" if quick else "16Ki 64Ki 256Ki 1Mi 2Mi 4Mi 8Mi 32Mi")
@@ -119,7 +120,8 @@ def sweeps(quick: bool) -> list[Sweep]:
               (Series("two passes", many, tensors), Series("one pass", many_one_pass, tensors)),
               creates=3),
         Sweep("numel", "numel", "parameters",
-              (Series("fp32", base, numel), Series("bf16", bf16, numel)), creates=3),
+              (Series("fp32", base, numel + largest[:1]),
+               Series("bf16", bf16, numel + largest[1:])), creates=3),
         Sweep("ranks", "ranks", "ranks, one thread each",
               (Series("two passes", base, ranks), Series("one pass", one_pass, ranks[1:]))),
         Sweep("threads", "threads", "threads of each rank",

@@ -70,7 +70,7 @@ def markdown(found: dict) -> str:
     machine, reference = found["machine"], found["reference"]
     lines = ["# Cost as the work grows", ""]
     lines.append(f"Written by `benchmarks/growth.py`{' --quick: its times say nothing' if found['quick'] else ''}. "
-                 f"The reference, which runs beside every point: {short(reference['numel'])} fp32 "
+                 f"The reference, which runs in the same minute as each point: {short(reference['numel'])} fp32 "
                  f"parameters in one tensor, {reference['ranks']} ranks of one thread, two passes. By "
                  "bytes: what a step reads and writes, at the speed of the plain loop beside the "
                  "reference. Limit: the same loop over the point's own memory. CPU: of all ranks. "

@@ -29,7 +29,6 @@ static void default_config(zero1_config *config) {
   config->size = sizeof *config;
   config->version = ZERO1_VERSION;
   config->share_params = 1;
-  config->bucket_numel = (int64_t)4 << 20;
   config->overlap = 1;
   config->guard = 1;
   config->group_bytes = sizeof(zero1_group);
@@ -93,8 +92,8 @@ zero1_status zero1__group_check(const zero1_group *group, int64_t index, zero1__
 
 static zero1_status check_numbers(const zero1_config *config, int32_t world_size,
                                   zero1__error *error) {
-  if (config->bucket_numel <= 0)
-    return zero1__fail(error, ZERO1_ERR_INVALID, "config.bucket_numel is %lld, less than 1",
+  if (config->bucket_numel < 0)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "config.bucket_numel is %lld, less than 0",
                        (long long)config->bucket_numel);
   if (config->reduce_group < 0 || (config->reduce_group && world_size % config->reduce_group != 0))
     return zero1__fail(error, ZERO1_ERR_INVALID,
@@ -193,6 +192,11 @@ static zero1_status take_groups(zero1__settings *settings, zero1__error *error) 
   return ZERO1_OK;
 }
 
+/* docs/performance.md says why. */
+static int64_t default_bucket_numel(int32_t device) {
+  return (int64_t)(device == ZERO1_DEVICE_HOST ? 4 : 16) << 20;
+}
+
 zero1_status zero1__settings_begin(zero1__settings *settings, const zero1_config *config,
                                    int32_t world_size, zero1__error *error) {
   memset(settings, 0, sizeof *settings);
@@ -202,6 +206,8 @@ zero1_status zero1__settings_begin(zero1__settings *settings, const zero1_config
                                           sizeof settings->config, "zero1_config", error);
   if (!status) status = check(&settings->config, world_size, error);
   if (!status) status = take_groups(settings, error);
+  if (!status && !settings->config.bucket_numel)
+    settings->config.bucket_numel = default_bucket_numel(settings->config.device);
   if (!status && !settings->config.grad_scale) settings->config.grad_scale = 1.0 / world_size;
   return status;
 }

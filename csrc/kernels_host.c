@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#include "run_walk.h"
+#include "block_walk.h"
 #include "rules.h"
 
 #if defined(__x86_64__)
@@ -230,18 +230,21 @@ INLINE int note_block(const zero1__sources *sources, const zero1__slot *slot, in
   return 0;
 }
 
-/* ---- fetching what comes soon: run_walk.h says why ---- */
+/* ---- fetching what comes soon: block_walk.h says why ---- */
 
-/* Asks for elements [at, at + numel) of an array, into the second-level cache. */
-INLINE void fetch(const void *array, size_t element_bytes, int64_t at, int64_t numel) {
-  const char *line = (const char *)array + (size_t)at * element_bytes;
-  const char *end = line + (size_t)numel * element_bytes;
-  for (; line < end; line += 64) __builtin_prefetch(line, 0, 2);
+/* Asks for a block of an array, into the first-level cache. Lines 0, 4, 8 ..., then 1, 5, 9 ...:
+ * one after the other they would lead the hardware's prefetchers on into the hole that may follow.
+ */
+INLINE void fetch(const void *array, size_t element_bytes, const zero1__block *block) {
+  const char *line = (const char *)array + (size_t)block->at * element_bytes;
+  const char *end = line + (size_t)block->numel * element_bytes;
+  for (int first = 0; first < 4; ++first)
+    for (const char *at = line + 64 * first; at < end; at += 4 * 64) __builtin_prefetch(at, 0, 3);
 }
 
-INLINE void fetch_sources(const zero1__sources *sources, int64_t at, int64_t numel) {
+INLINE void fetch_sources(const zero1__sources *sources, const zero1__block *block) {
   for (int32_t k = 0; k < sources->count; ++k)
-    fetch(sources->contributions[k], zero1__dtype_bytes(sources->dtype), at, numel);
+    fetch(sources->contributions[k], zero1__dtype_bytes(sources->dtype), block);
 }
 
 /* ---- reduce ---- */
@@ -271,18 +274,13 @@ static __attribute__((noinline)) void reduce_blocks(const zero1__reduce_job *job
                                                     zero1__range blocks, zero1__stats *stats) {
   staging stage;
   const int apart = out_is_apart(job);
-  zero1__run_walk walk = zero1__run_walk_begin(job->layout, job->blocks.begin, blocks);
-  for (const zero1__run *run; (run = zero1__run_walk_next(&walk));) {
-    const zero1__slot *slot = &job->layout->slots[run->slot];
-    int64_t at = run->at;
-    for (int64_t left = run->numel; left > 0; left -= ZERO1__BLOCK, at += ZERO1__BLOCK) {
-      for (int ahead = zero1__run_walk_fetch(left); ahead <= ZERO1__RUNS_AHEAD; ahead += 2) {
-        const zero1__run *soon = zero1__run_walk_peek(&walk, ahead);
-        if (soon) fetch_sources(&job->sources, soon->at, soon->leading_numel);
-      }
-      float *target = apart ? job->out + at : stage.sum;
-      reduce_block(job, slot, at, left < ZERO1__BLOCK ? left : ZERO1__BLOCK, target, &stage, stats);
-    }
+  zero1__block block, soon;
+  zero1__block_walk walk = zero1__block_walk_begin(job->layout, job->blocks.begin, blocks);
+  while (zero1__block_walk_next(&walk, &block, &soon)) {
+    float *target = apart ? job->out + block.at : stage.sum;
+    fetch_sources(&job->sources, &soon);
+    reduce_block(job, &job->layout->slots[block.slot], block.at, block.numel, target, &stage,
+                 stats);
   }
 }
 
@@ -338,35 +336,29 @@ INLINE void update_block(const zero1__update_job *job, const zero1__slot *slot, 
     store_rounded((float *)job->param + at, job->master_param + at, numel);
 }
 
-INLINE void fetch_update(const zero1__update_job *job, const zero1__run *run) {
-  const int64_t at = run->at, numel = run->leading_numel;
-  fetch_sources(&job->sources, at, numel);
-  fetch(job->master_param, sizeof(float), at, numel);
-  fetch(job->exp_avg, sizeof(float), at, numel);
-  fetch(job->exp_avg_sq, sizeof(float), at, numel);
+INLINE void fetch_update(const zero1__update_job *job, const zero1__block *block) {
+  fetch_sources(&job->sources, block);
+  fetch(job->master_param, sizeof(float), block);
+  fetch(job->exp_avg, sizeof(float), block);
+  fetch(job->exp_avg_sq, sizeof(float), block);
   if (job->param_dtype != ZERO1_DTYPE_FP32)
-    fetch(job->param, zero1__dtype_bytes(job->param_dtype), at, numel);
+    fetch(job->param, zero1__dtype_bytes(job->param_dtype), block);
 }
 
 static __attribute__((noinline)) void update_blocks(const zero1__update_job *job,
                                                     zero1__range blocks, zero1__stats *stats) {
   staging stage;
-  zero1__run_walk walk = zero1__run_walk_begin(job->layout, job->blocks.begin, blocks);
-  for (const zero1__run *run; (run = zero1__run_walk_next(&walk));) {
-    const int absent = job->absent && job->absent[run->slot];
+  zero1__block block, soon;
+  zero1__block_walk walk = zero1__block_walk_begin(job->layout, job->blocks.begin, blocks);
+  while (zero1__block_walk_next(&walk, &block, &soon)) {
+    const int absent = job->absent && job->absent[block.slot];
+    const zero1__slot *slot = &job->layout->slots[block.slot];
     if (absent && !stats) continue;
-    const zero1__slot *slot = &job->layout->slots[run->slot];
-    int64_t at = run->at;
-    for (int64_t left = run->numel; left > 0; left -= ZERO1__BLOCK, at += ZERO1__BLOCK) {
-      for (int ahead = zero1__run_walk_fetch(left); ahead <= ZERO1__RUNS_AHEAD; ahead += 2) {
-        const zero1__run *soon = zero1__run_walk_peek(&walk, ahead);
-        if (soon) fetch_update(job, soon);
-      }
-      if (left >= ZERO1__BLOCK)
-        update_block(job, slot, absent, at, ZERO1__BLOCK, &stage, stats);
-      else
-        update_block(job, slot, absent, at, left, &stage, stats);
-    }
+    fetch_update(job, &soon);
+    if (block.numel == ZERO1__BLOCK)
+      update_block(job, slot, absent, block.at, ZERO1__BLOCK, &stage, stats);
+    else
+      update_block(job, slot, absent, block.at, block.numel, &stage, stats);
   }
 }
 

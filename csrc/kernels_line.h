@@ -24,8 +24,13 @@ typedef struct line_form {
   int keeps_sums; /* for note_block */
 } line_form;
 
+static int is_plain(zero1__dtype dtype) {
+  return dtype == ZERO1_DTYPE_FP32 || dtype == ZERO1_DTYPE_BF16;
+}
+
 static int suits_lines(const zero1__update_job *job) {
-  return job->sources.count <= 2 && job->sources.group == job->sources.count;
+  return job->sources.count <= 2 && job->sources.group == job->sources.count &&
+         is_plain(job->sources.dtype) && is_plain(job->param_dtype);
 }
 
 INLINE float load_one(const void *array, zero1__dtype dtype, int64_t at) {
@@ -100,7 +105,7 @@ INLINE void update_by_line(const zero1__update_job *job, line_form form, zero1__
   while (zero1__block_walk_next(&walk, &block, &soon)) {
     const zero1__slot *slot = &job->layout->slots[block.slot];
     if (job->absent && job->absent[block.slot]) {
-      update_block(job, slot, 1, block.at, block.numel, &stage, stats);
+      if (stats) update_block(job, slot, 1, block.at, block.numel, &stage, stats);
       continue;
     }
     update_lines(job, form, &block, &soon, stage.sum);

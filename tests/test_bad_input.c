@@ -234,7 +234,6 @@ MISTAKE(param_wire, a->config.param_wire_dtype = -1)
 MISTAKE(share_params, a->config.share_params = 2)
 MISTAKE(overlap, a->config.overlap = -1)
 MISTAKE(guard, a->config.guard = 5)
-MISTAKE(bucket_0, a->config.bucket_numel = 0)
 MISTAKE(bucket_negative, a->config.bucket_numel = -4)
 MISTAKE(reduce_group, a->config.reduce_group = 7)
 MISTAKE(reduce_group_negative, a->config.reduce_group = -1)
@@ -303,7 +302,6 @@ static const mistake mistakes[] = {
     {make_share_params, ZERO1_ERR_INVALID, "config.share_params is 2"},
     {make_overlap, ZERO1_ERR_INVALID, "config.overlap is -1"},
     {make_guard, ZERO1_ERR_INVALID, "config.guard is 5"},
-    {make_bucket_0, ZERO1_ERR_INVALID, "config.bucket_numel is 0"},
     {make_bucket_negative, ZERO1_ERR_INVALID, "config.bucket_numel is -4"},
     {make_reduce_group, ZERO1_ERR_INVALID, "config.reduce_group is 7"},
     {make_reduce_group_negative, ZERO1_ERR_INVALID, "config.reduce_group is -1"},

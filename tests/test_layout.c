@@ -1,5 +1,6 @@
 // sanitizers: address undefined
 /* Where every element lives. */
+#include "block_walk.h"
 #include "layout.h"
 
 #include "check.h"
@@ -278,6 +279,44 @@ static void a_total_that_overflows_is_refused(void) {
   }
 }
 
+/* ---- blocks, and what is fetched meanwhile: the example of block_walk.h ---- */
+
+static void is_block(zero1__block block, int64_t at, int64_t numel) {
+  CHECK_EQ(block.at, at);
+  CHECK_EQ(block.numel, numel);
+}
+
+static void a_block_comes_with_the_one_after_the_next(void) {
+  const int64_t numel[] = {320, 320, 320};
+  zero1__layout layout = lay(1, 1024, 3, numel, NULL);
+  zero1__block_walk walk = zero1__block_walk_begin(&layout, 0, (zero1__range){0, 6});
+  const int64_t at[] = {0, 256, 512, 768, 1024, 1280}, each[] = {256, 64, 256, 64, 256, 64};
+  zero1__block block, soon;
+  for (int i = 0; i < 6; ++i) {
+    CHECK(zero1__block_walk_next(&walk, &block, &soon));
+    CHECK_EQ(block.slot, i / 2);
+    is_block(block, at[i], each[i]);
+    CHECK_EQ(soon.numel, i < 4 ? each[i + 2] : 0);
+    if (i < 4) CHECK_EQ(soon.at, at[i + 2]);
+  }
+  CHECK(!zero1__block_walk_next(&walk, &block, &soon));
+  zero1__layout_destroy(&layout);
+}
+
+/* Blocks 1 to 3 of 600 elements and of 100, in a job that begins at block 1. */
+static void a_part_of_a_job_has_the_jobs_own_places(void) {
+  const int64_t numel[] = {100, 600};
+  zero1__layout layout = lay(1, 1024, 2, numel, NULL);
+  zero1__block_walk walk = zero1__block_walk_begin(&layout, 1, (zero1__range){2, 4});
+  zero1__block block, soon;
+  CHECK(zero1__block_walk_next(&walk, &block, &soon));
+  is_block(block, 256, 88);
+  CHECK(zero1__block_walk_next(&walk, &block, &soon));
+  is_block(block, 512, 100);
+  CHECK(!zero1__block_walk_next(&walk, &block, &soon));
+  zero1__layout_destroy(&layout);
+}
+
 int main(void) {
   RUN(the_headers_example);
   RUN(its_segments);
@@ -290,5 +329,7 @@ int main(void) {
   RUN(a_hundred_thousand_params_take_a_moment);
   RUN(a_shapes_elements_are_its_product_or_an_error);
   RUN(a_total_that_overflows_is_refused);
+  RUN(a_block_comes_with_the_one_after_the_next);
+  RUN(a_part_of_a_job_has_the_jobs_own_places);
   return check_summary();
 }

@@ -123,8 +123,9 @@ typedef struct zero1_config {
    *  1 (default): shared. 0: each rank has its own copy. Ignored where ranks share no memory. */
   int32_t share_params;
 
-  int64_t bucket_numel; /* >= 1; hard maximum of elements per bucket; less than one block of 256
-                           elements for each rank counts as that much; default 4 Mi */
+  int64_t bucket_numel; /* hard maximum of elements per bucket; less than one block of 256 elements
+                           for each rank counts as that much. 0 (default): 4 Mi on the host, 16 Mi
+                           on a GPU */
 
   int32_t reduce_group; /* gradients are summed in rank order inside groups of this many ranks, then
                            across groups; must divide world_size. 0 (default): all ranks, or a
