@@ -88,9 +88,9 @@ zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, ze
 zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, zero1__peers peers, int32_t root,
                                    zero1__error *error);
 
-/** Blocks per shard and chunk so that ZERO1__RING_COUNT chunks of `shards` shards, `each` bytes an
- *  element, fit the workspace. */
+/** Blocks per shard and chunk so that ZERO1__RING_COUNT chunks of `shards` shards, `block_bytes` a
+ *  block, fit the workspace. */
 int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layout *layout,
-                                 int32_t shards, size_t each);
+                                 int32_t shards, size_t block_bytes);
 
 #endif
