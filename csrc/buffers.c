@@ -15,6 +15,12 @@ static int64_t host_blocks(const zero1__layout *layout, int64_t offloaded) {
                                           : zero1__layout_state_blocks(layout);
 }
 
+static size_t residual_bytes(const zero1__channel_config *config) {
+  if (!config->int8) return 0;
+  return zero1__whole_pages((size_t)config->layout->trainable_blocks * ZERO1__BLOCK *
+                            sizeof(float));
+}
+
 zero1__plan zero1__buffers_plan(const zero1__channel_config *config, int32_t params_sharers,
                                 int32_t grad_shard, int64_t offloaded) {
   const uint64_t state = state_bytes(config->layout);
@@ -23,8 +29,8 @@ zero1__plan zero1__buffers_plan(const zero1__channel_config *config, int32_t par
       (uint64_t)host_blocks(config->layout, offloaded) * ZERO1__BLOCK * sizeof(float);
   const uint64_t separate = config->param_dtype != ZERO1_DTYPE_FP32;
   return (zero1__plan){.device = zero1__params_bytes(config) / (uint64_t)params_sharers +
-                                 zero1__grads_bytes(config) + (grad_shard ? state : 0) +
-                                 (2 + separate) * (state - on_host),
+                                 zero1__offered_bytes(config) + residual_bytes(config) +
+                                 (grad_shard ? state : 0) + (2 + separate) * (state - on_host),
                        .offloaded = offloaded ? 3 * on_host : 0};
 }
 
@@ -82,6 +88,19 @@ static zero1_status begin_grad_shards(zero1__buffers *buffers, int32_t needed,
   return show_grad_shards(buffers, error);
 }
 
+/* ---- residual ---- */
+
+static zero1_status begin_residual(zero1__buffers *buffers, zero1__error *error) {
+  zero1__device *device = buffers->channel->config.device;
+  void *memory = NULL;
+  buffers->residual_bytes = residual_bytes(&buffers->channel->config);
+  if (!buffers->residual_bytes) return ZERO1_OK;
+  const zero1_status status =
+      device->ops->memory_alloc(device, buffers->residual_bytes, &memory, error);
+  buffers->residual = memory;
+  return status;
+}
+
 /* ---- state ---- */
 
 static zero1_status begin_state(zero1__buffers *buffers, zero1__state *state, int on_device,
@@ -122,6 +141,7 @@ zero1_status zero1__buffers_begin(zero1__buffers *buffers, zero1__channel *chann
       begin_state(buffers, &buffers->master_param, config->param_dtype != ZERO1_DTYPE_FP32, error);
   if (!status) status = begin_state(buffers, &buffers->exp_avg, 1, error);
   if (!status) status = begin_state(buffers, &buffers->exp_avg_sq, 1, error);
+  if (!status) status = begin_residual(buffers, error);
   return status ? status : begin_grad_shards(buffers, grad_shard, error);
 }
 
@@ -132,6 +152,7 @@ void zero1__buffers_end(zero1__buffers *buffers) {
   end_state(buffers, &buffers->exp_avg);
   end_state(buffers, &buffers->exp_avg_sq);
   device->ops->memory_free(device, buffers->grad_shard, buffers->grad_shard_bytes);
+  device->ops->memory_free(device, buffers->residual, buffers->residual_bytes);
   if (buffers->visible_grad_shards != buffers->grad_shards)
     device->ops->memory_free(device, buffers->visible_grad_shards, grad_shards_bytes(buffers));
   free(buffers->grad_shards);
@@ -196,9 +217,11 @@ void zero1__buffers_memory(const zero1__buffers *buffers, zero1_memory *memory) 
   memory->exp_avg_bytes = each;
   memory->exp_avg_sq_bytes = each;
   memory->workspace_bytes = channel->workspace_bytes;
+  memory->residual_bytes = buffers->residual_bytes;
   uint64_t needed = (uint64_t)(layout->trainable_numel + layout->frozen_numel) * param_each /
                         (uint64_t)channel->params_sharers +
-                    (uint64_t)layout->trainable_numel * grad_each;
+                    (uint64_t)layout->trainable_numel *
+                        (grad_each + (buffers->residual ? sizeof *buffers->residual : 0));
   for (int64_t bucket = 0; bucket < layout->bucket_count; ++bucket) {
     const int64_t owned =
         zero1__layout_numel(layout, zero1__layout_shard(layout, bucket, channel->comm->rank));
@@ -207,7 +230,8 @@ void zero1__buffers_memory(const zero1__buffers *buffers, zero1_memory *memory) 
     needed += arrays * (uint64_t)owned * 4;
   }
   const uint64_t tensors = memory->params_bytes + memory->grads_bytes + memory->grad_shard_bytes +
-                           memory->master_bytes + memory->exp_avg_bytes + memory->exp_avg_sq_bytes;
+                           memory->master_bytes + memory->exp_avg_bytes + memory->exp_avg_sq_bytes +
+                           memory->residual_bytes;
   memory->padding_bytes = tensors > needed ? tensors - needed : 0;
   memory->total_bytes = tensors + memory->workspace_bytes;
 }

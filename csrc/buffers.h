@@ -22,6 +22,9 @@ typedef struct zero1__buffers {
   float *grad_shard; /* [all buckets] on the device; NULL: this rank's own slice of fp32
                         gradients, or none */
   size_t grad_shard_bytes;
+  float *residual; /* [trainable_blocks * ZERO1__BLOCK] what the codes have left of gradients so
+                      far, as these lie; NULL: gradients do not travel in 8 bits */
+  size_t residual_bytes;
   const void **grad_shards; /* [bucket_count] where each bucket's sums are; NULL entries: nowhere */
   const void **visible_grad_shards; /* the same table where kernels see it */
 } zero1__buffers;

@@ -173,6 +173,22 @@ zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range
                           &bundle->requests[bundle->count++], error);
 }
 
+/* Padding is at the end of the last bucket. */
+zero1__parcel zero1__bundle_whole(const zero1__bundle *bundle, zero1__range blocks,
+                                  const void *data, size_t block_bytes) {
+  const int64_t used = bundle->layout->used_blocks;
+  const int64_t end = blocks.end < used ? blocks.end : used;
+  return (zero1__parcel){data, blocks.begin < end ? (size_t)(end - blocks.begin) * block_bytes : 0};
+}
+
+zero1_status zero1__bundle_recv_whole(zero1__bundle *bundle, int32_t tag, zero1__range blocks,
+                                      zero1__whole target, int32_t peer, zero1__error *error) {
+  const size_t bytes = zero1__bundle_whole(bundle, blocks, target.data, target.block_bytes).bytes;
+  if (!bytes) return ZERO1_OK;
+  return zero1__port_recv(bundle->port, target.data, bytes, peer, tag,
+                          &bundle->requests[bundle->count++], error);
+}
+
 /* Of a segment: from where it is packed to its place. */
 static void spread_segment(char *place, const char *packed, int64_t numel, zero1__dtype dtype) {
   if (dtype == ZERO1__DTYPE_FP32_AS_BF16)

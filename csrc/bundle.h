@@ -85,6 +85,18 @@ zero1_status zero1__bundle_send(zero1__bundle *bundle, int32_t tag, zero1__parce
 zero1_status zero1__bundle_recv(zero1__bundle *bundle, int32_t tag, zero1__range blocks,
                                 zero1__target target, int32_t peer, zero1__error *error);
 
+/** Blocks of another form, `block_bytes` each: they travel whole, but those of padding alone. In
+ *  memory of the host. */
+typedef struct zero1__whole {
+  void *data;
+  size_t block_bytes;
+} zero1__whole;
+
+zero1__parcel zero1__bundle_whole(const zero1__bundle *bundle, zero1__range blocks,
+                                  const void *data, size_t block_bytes);
+zero1_status zero1__bundle_recv_whole(zero1__bundle *bundle, int32_t tag, zero1__range blocks,
+                                      zero1__whole target, int32_t peer, zero1__error *error);
+
 /** Waits for all, and brings what arrived to its places, where kernels see it. The bundle is empty
  *  after it. */
 zero1_status zero1__bundle_wait(zero1__bundle *bundle, const char *what, zero1__error *error);

@@ -21,6 +21,27 @@ size_t zero1__grads_bytes(const zero1__channel_config *config) {
                             zero1__dtype_bytes(config->grad_dtype));
 }
 
+size_t zero1__offered_bytes(const zero1__channel_config *config) {
+  const size_t codes = (size_t)config->layout->trainable_blocks * sizeof(zero1__int8_block);
+  return zero1__grads_bytes(config) + (config->int8 ? zero1__whole_pages(codes) : 0);
+}
+
+zero1__dtype zero1__offered_dtype(const zero1__channel_config *config) {
+  return config->int8 ? ZERO1__DTYPE_INT8_BLOCKS : config->grad_dtype;
+}
+
+const void *zero1__offered_block(const zero1__channel_config *config, const void *grads,
+                                 int64_t block) {
+  const size_t begin = config->int8 ? zero1__grads_bytes(config) : 0;
+  return (const char *)grads + begin +
+         (size_t)block * zero1__source_block_bytes(zero1__offered_dtype(config));
+}
+
+zero1__int8_block *zero1__channel_codes(const zero1__channel *channel, int64_t block) {
+  return (zero1__int8_block *)(uintptr_t)zero1__offered_block(&channel->config, channel->grads,
+                                                              block);
+}
+
 static int64_t shard_blocks(const zero1__layout *layout, int64_t bucket) {
   const zero1__range shard = zero1__layout_shard(layout, bucket, 0);
   return shard.end - shard.begin;
@@ -89,19 +110,19 @@ zero1_status zero1__channel_begin(zero1__channel *channel, zero1_comm *comm,
   channel->workspace_bytes +=
       chunks * sizeof *channel->chunks + chunks * (size_t)partials * sizeof *channel->partials +
       pointers * sizeof *channel->pointers + (size_t)layout->bucket_count * sizeof *channel->times;
+  channel->workspace_bytes += zero1__offered_bytes(config) - zero1__grads_bytes(config);
   fill_chunks(channel, chunk_blocks);
   hand_out_tables(channel, sources, partials, partial_sources);
   return ZERO1_OK;
 }
 
 void zero1__channel_point(zero1__channel *channel, int32_t rank, const void *grads) {
-  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(channel->config.grad_dtype);
   for (int64_t i = 0; i < channel->chunk_count; ++i) {
     zero1__chunk *chunk = &channel->chunks[i];
     const void **contributions = (const void **)chunk->sources.contributions;
-    contributions[rank] = (const char *)grads + (size_t)chunk->blocks.begin * block_bytes;
+    contributions[rank] = zero1__offered_block(&channel->config, grads, chunk->blocks.begin);
     chunk->sources.group = channel->reduce_group;
-    chunk->sources.dtype = channel->config.grad_dtype;
+    chunk->sources.dtype = zero1__offered_dtype(&channel->config);
     chunk->sources.round_groups = channel->config.round_groups;
   }
 }

@@ -40,7 +40,6 @@ static zero1__dtype partial_dtype(const zero1__channel *channel) {
 static void point(hier_channel *self, size_t piece_bytes) {
   zero1__channel *channel = &self->wire.base;
   const zero1__layout *layout = channel->config.layout;
-  const size_t block_bytes = ZERO1__BLOCK * zero1__dtype_bytes(channel->config.grad_dtype);
   for (int64_t i = 0; i < channel->chunk_count; ++i) {
     zero1__chunk *chunk = &channel->chunks[i];
     chunk->ring = (int32_t)(i % channel->ring_count);
@@ -56,10 +55,10 @@ static void point(hier_channel *self, size_t piece_bytes) {
       partial->out = (float *)(void *)(made + (size_t)node * piece_bytes);
       partial->sources.group = self->node_size;
       partial->sources.rank_begin = self->node * self->node_size;
-      partial->sources.dtype = channel->config.grad_dtype;
+      partial->sources.dtype = zero1__offered_dtype(&channel->config);
       for (int32_t peer = 0; peer < self->node_size; ++peer)
-        contributions[peer] = (const char *)self->buffers.grads[peer].base +
-                              (size_t)partial->blocks.begin * block_bytes;
+        contributions[peer] = zero1__offered_block(&channel->config, self->buffers.grads[peer].base,
+                                                   partial->blocks.begin);
       sums[node] =
           node == self->node ? (char *)partial->out : received + (size_t)node * piece_bytes;
     }
@@ -78,8 +77,8 @@ static zero1_status open_local(hier_channel *self, zero1_comm *comm,
   self->node_count = comm->world_size / self->node_size;
   self->node = comm->rank / self->node_size;
   self->index = comm->rank % self->node_size;
-  const int64_t chunk_blocks =
-      zero1__wire_chunk_blocks(wire_comm, config->layout, 2 * self->node_count, sizeof(float));
+  const int64_t chunk_blocks = zero1__wire_chunk_blocks(
+      wire_comm, config->layout, 2 * self->node_count, ZERO1__BLOCK * sizeof(float));
   *piece_bytes = (size_t)chunk_blocks * ZERO1__BLOCK * sizeof(float);
   const zero1_status status =
       zero1__channel_begin(channel, comm, config, chunk_blocks, self->node_count, self->node_count,

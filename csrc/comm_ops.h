@@ -93,6 +93,7 @@ typedef struct zero1__channel_config {
   const zero1__layout *layout;
   zero1__dtype param_dtype; /* ZERO1__DTYPE_FP32_AS_BF16 where the wire is narrower */
   zero1__dtype grad_dtype;  /* the same */
+  int32_t int8;             /* 1: gradients travel as zero1__int8_block, of the host alone */
   int32_t round_groups;     /* as in zero1__sources */
   int32_t share_params;
   int32_t reduce_group; /* as in zero1_config */
@@ -112,7 +113,7 @@ struct zero1__channel {
   zero1__stream *stream;  /* on_device: of the call that is being made */
   int32_t reduce_group;   /* in effect */
   int32_t params_sharers; /* ranks whose parameters are this one memory, 1: private */
-  void *params, *grads;   /* zeroed; owned by the channel */
+  void *params, *grads;   /* zeroed; owned by the channel; grads: [zero1__offered_bytes] */
   uint64_t params_bytes;  /* this rank's part, as zero1_memory */
   uint64_t grads_bytes;
   uint64_t workspace_bytes;
@@ -270,6 +271,17 @@ zero1_status zero1__channel_show(zero1__channel *channel, zero1__error *error);
 size_t zero1__whole_pages(size_t bytes);
 size_t zero1__params_bytes(const zero1__channel_config *config);
 size_t zero1__grads_bytes(const zero1__channel_config *config);
+
+/** The same of what a rank has for its peers to sum, in one memory: its gradients, and after them,
+ *  where these travel in 8 bits, their codes. */
+size_t zero1__offered_bytes(const zero1__channel_config *config);
+/** Of that memory, whose begin is `grads`: what is summed of `block` and after, and what that is.
+ */
+const void *zero1__offered_block(const zero1__channel_config *config, const void *grads,
+                                 int64_t block);
+zero1__dtype zero1__offered_dtype(const zero1__channel_config *config);
+/** Where the codes of this rank's `block` are; int8. */
+zero1__int8_block *zero1__channel_codes(const zero1__channel *channel, int64_t block);
 
 /** Options with defaults where `options` is NULL; checks them. The error's text goes to
  *  options->error_text too: every create call ends with zero1__create_done. */

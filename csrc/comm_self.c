@@ -79,7 +79,7 @@ static void self_channel_close(zero1__channel *channel) {
   const zero1__channel_config *config = &channel->config;
   zero1__device *device = config->device;
   device->ops->memory_free(device, channel->params, zero1__params_bytes(config));
-  device->ops->memory_free(device, channel->grads, zero1__grads_bytes(config));
+  device->ops->memory_free(device, channel->grads, zero1__offered_bytes(config));
   zero1__channel_end(channel);
   free(channel);
 }
@@ -97,7 +97,8 @@ static zero1_status self_channel_open(zero1_comm *comm, const zero1__channel_con
   if (!status)
     status = device->ops->memory_alloc(device, channel->params_bytes, &channel->params, error);
   if (!status)
-    status = device->ops->memory_alloc(device, channel->grads_bytes, &channel->grads, error);
+    status =
+        device->ops->memory_alloc(device, zero1__offered_bytes(config), &channel->grads, error);
   if (status) {
     self_channel_close(channel);
     return status;

@@ -66,9 +66,19 @@ static zero1_status check_dtype(const char *name, int32_t value, zero1__error *e
   return zero1__fail(error, ZERO1_ERR_INVALID, "%s is %d, no ZERO1_DTYPE_", name, value);
 }
 
-static zero1_status check_wire(const char *name, int32_t value, zero1__error *error) {
-  if (value >= ZERO1_WIRE_AS_IN_MEMORY && value <= ZERO1_WIRE_BF16) return ZERO1_OK;
-  return zero1__fail(error, ZERO1_ERR_INVALID, "%s is %d, no ZERO1_WIRE_ of its kind", name, value);
+static zero1_status check_wires(const zero1_config *config, zero1__error *error) {
+  const int32_t grad = config->grad_wire_dtype, param = config->param_wire_dtype;
+  if (grad < ZERO1_WIRE_AS_IN_MEMORY || grad > ZERO1_WIRE_INT8)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "config.grad_wire_dtype is %d, no ZERO1_WIRE_",
+                       grad);
+  if (param < ZERO1_WIRE_AS_IN_MEMORY || param > ZERO1_WIRE_BF16)
+    return zero1__fail(error, ZERO1_ERR_INVALID,
+                       "config.param_wire_dtype is %d, no ZERO1_WIRE_ of parameters", param);
+  if (grad == ZERO1_WIRE_INT8 && config->device != ZERO1_DEVICE_HOST)
+    return zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
+                       "config.grad_wire_dtype is ZERO1_WIRE_INT8: gradients in memory of a GPU "
+                       "travel in fp32 or bf16");
+  return ZERO1_OK;
 }
 
 static zero1_status check_group_value(const char *name, double value, int64_t index, int is_beta,
@@ -139,8 +149,7 @@ static zero1_status check(const zero1_config *config, int32_t world_size, zero1_
                        config->version, (unsigned)ZERO1_VERSION);
   zero1_status status = check_dtype("config.param_dtype", config->param_dtype, error);
   if (!status) status = check_dtype("config.grad_dtype", config->grad_dtype, error);
-  if (!status) status = check_wire("config.grad_wire_dtype", config->grad_wire_dtype, error);
-  if (!status) status = check_wire("config.param_wire_dtype", config->param_wire_dtype, error);
+  if (!status) status = check_wires(config, error);
   if (!status) status = check_flag("config.share_params", config->share_params, error);
   if (!status) status = check_flag("config.overlap", config->overlap, error);
   if (!status) status = check_flag("config.guard", config->guard, error);
@@ -154,7 +163,8 @@ static zero1_status check(const zero1_config *config, int32_t world_size, zero1_
 
 int32_t zero1__config_two_passes(const zero1_config *config) {
   return config->agree_comm || config->guard || config->max_grad_norm > 0 ||
-         config->skip_grad_norm > 0 || config->offload > 0;
+         config->skip_grad_norm > 0 || config->offload > 0 ||
+         config->grad_wire_dtype == ZERO1_WIRE_INT8;
 }
 
 /* ---- groups ---- */

@@ -232,6 +232,52 @@ static void host_round_params(zero1__device *device, zero1__stream *stream,
   zero1__stream_push(stream, round_run, device, job, sizeof *job);
 }
 
+typedef struct int8_task {
+  zero1__int8_job job;
+  int64_t *elapsed_ns;
+} int8_task;
+
+static void encode_part(void *context, int32_t thread, int32_t threads) {
+  const split *work = context;
+  const zero1__int8_job *job = work->job;
+  work->host->kernels->encode(job, part_of(job->blocks, thread, threads));
+}
+
+static void encode_run(void *context, const void *args) {
+  const int8_task *task = args;
+  split work = {context, &task->job};
+  const int64_t begin_ns = zero1__now_ns();
+  zero1__pool_run(work.host->pool, encode_part, &work);
+  count_time(task->elapsed_ns, begin_ns);
+}
+
+static void host_encode(zero1__device *device, zero1__stream *stream, const zero1__int8_job *job,
+                        int64_t *elapsed_ns) {
+  const int8_task task = {*job, elapsed_ns};
+  zero1__stream_push(stream, encode_run, device, &task, sizeof task);
+}
+
+static void settle_part(void *context, int32_t thread, int32_t threads) {
+  const split *work = context;
+  const zero1__int8_job *job = work->job;
+  work->host->kernels->settle(job, part_of(job->blocks, thread, threads));
+}
+
+static void settle_run(void *context, const void *args) {
+  const int8_task *task = args;
+  split work = {context, &task->job};
+  if (task->job.verdict->skip) return;
+  const int64_t begin_ns = zero1__now_ns();
+  zero1__pool_run(work.host->pool, settle_part, &work);
+  count_time(task->elapsed_ns, begin_ns);
+}
+
+static void host_settle(zero1__device *device, zero1__stream *stream, const zero1__int8_job *job,
+                        int64_t *elapsed_ns) {
+  const int8_task task = {*job, elapsed_ns};
+  zero1__stream_push(stream, settle_run, device, &task, sizeof task);
+}
+
 static void hash_run(void *context, const void *args) {
   const host_device *host = context;
   const zero1__hash_job *job = args;
@@ -282,6 +328,8 @@ static const zero1__device_ops host_ops = {
     .round_params = host_round_params,
     .hash = host_hash,
     .zero = host_zero,
+    .encode = host_encode,
+    .settle = host_settle,
 };
 
 zero1_status zero1__device_host_create(int32_t threads, zero1__device **device,

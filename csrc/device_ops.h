@@ -97,6 +97,11 @@ typedef struct zero1__device_ops {
   void (*round_params)(zero1__device *device, zero1__stream *stream, const zero1__round_job *job);
   void (*hash)(zero1__device *device, zero1__stream *stream, const zero1__hash_job *job);
   void (*zero)(zero1__device *device, zero1__stream *stream, void *memory, size_t bytes);
+  /* NULL: this device has no gradients of 8 bits */
+  void (*encode)(zero1__device *device, zero1__stream *stream, const zero1__int8_job *job,
+                 int64_t *elapsed_ns);
+  void (*settle)(zero1__device *device, zero1__stream *stream, const zero1__int8_job *job,
+                 int64_t *elapsed_ns);
 
   /* ---- */
 

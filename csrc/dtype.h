@@ -14,6 +14,9 @@ typedef int32_t zero1__dtype;
  *  results do not depend on what really crosses a wire. */
 #define ZERO1__DTYPE_FP32_AS_BF16 2
 
+/** Of the library alone, and of contributions: gradients as zero1__int8_block (jobs.h). */
+#define ZERO1__DTYPE_INT8_BLOCKS 3
+
 /** What a caller may ask for. */
 static inline int zero1__dtype_valid(int32_t dtype) {
   return dtype == ZERO1_DTYPE_FP32 || dtype == ZERO1_DTYPE_BF16;

@@ -47,6 +47,19 @@ ZERO1__INLINE void zero1__stats_merge(zero1__stats *into, const zero1__stats *fr
   if (from->culprit < into->culprit) into->culprit = from->culprit;
 }
 
+/** A block of gradients in 8 bits (rules.h); what there is beyond a short block's end is 0. */
+typedef struct zero1__int8_block {
+  int8_t code[ZERO1__BLOCK];
+  float scale;
+  uint32_t unused[3]; /* blocks stay 16 bytes aligned */
+} zero1__int8_block;
+
+/** Bytes of a block of contributions. */
+static inline size_t zero1__source_block_bytes(zero1__dtype dtype) {
+  return dtype == ZERO1__DTYPE_INT8_BLOCKS ? sizeof(zero1__int8_block)
+                                           : ZERO1__BLOCK * zero1__dtype_bytes(dtype);
+}
+
 /** Where the gradients for a run of blocks of one shard come from. */
 typedef struct zero1__sources {
   const void *const *contributions; /* [count] in rank order; the table is memory of the host */
@@ -110,6 +123,22 @@ typedef struct zero1__round_job {
   zero1__range blocks;
   float *param;
 } zero1__round_job;
+
+/** Between gradients and what travels of them in 8 bits. encode: codes from grad + residual.
+ * settle, unless the step is skipped: the residual that the codes leave, grad + residual - what
+ * they stand for; before it, grad and residual are what encode found. A parameter without a
+ * gradient has codes of 0, and its residual stays. */
+typedef struct zero1__int8_job {
+  const zero1__layout *layout;
+  zero1__range blocks;
+  const void *grad;
+  zero1__dtype grad_dtype;
+  uint8_t absent;       /* the mark of a parameter without a gradient on this rank */
+  const uint8_t *marks; /* [param_count] */
+  float *residual;
+  zero1__int8_block *codes;
+  const zero1__verdict *verdict; /* settle */
+} zero1__int8_job;
 
 /** Adds a hash of the elements' bits to *hash, a wrapping sum over elements of mix(index in the
  *  parameter buffer, bits): no order. Serves frozen parameters too. */

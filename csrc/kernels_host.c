@@ -64,6 +64,11 @@ static void float_mode_leave(float_mode before) {
 
 /* ---- gradients of one block: elements [at, at + numel) of every contribution ---- */
 
+/* Elements of one block. */
+INLINE const zero1__int8_block *int8_block(const void *contribution, int64_t at) {
+  return (const zero1__int8_block *)contribution + at / ZERO1__BLOCK;
+}
+
 /* A contribution as fp32: where it is, or converted into `buffer`. */
 INLINE const float *as_fp32(const void *contribution, zero1__dtype dtype, int64_t at, int64_t numel,
                             float *buffer) {
@@ -72,6 +77,11 @@ INLINE const float *as_fp32(const void *contribution, zero1__dtype dtype, int64_
   if (dtype == ZERO1_DTYPE_BF16) {
     const uint16_t *restrict source = (const uint16_t *)contribution + at;
     for (int64_t e = 0; e < numel; ++e) target[e] = zero1__bf16_to_fp32(source[e]);
+  } else if (dtype == ZERO1__DTYPE_INT8_BLOCKS) {
+    const zero1__int8_block *block = int8_block(contribution, at);
+    const int8_t *restrict code = block->code + at % ZERO1__BLOCK;
+    const float scale = block->scale;
+    for (int64_t e = 0; e < numel; ++e) target[e] = zero1__int8_value(code[e], scale);
   } else {
     const float *restrict source = (const float *)contribution + at;
     for (int64_t e = 0; e < numel; ++e) target[e] = zero1__round_to_bf16(source[e]);
@@ -90,6 +100,11 @@ INLINE void add(float *sum, const float *left, const void *contribution, zero1__
     const float *right = (const float *)contribution + at;
     INDEPENDENT
     for (int64_t e = 0; e < numel; ++e) sum[e] = left[e] + zero1__round_to_bf16(right[e]);
+  } else if (dtype == ZERO1__DTYPE_INT8_BLOCKS) {
+    const zero1__int8_block *right = int8_block(contribution, at);
+    const float scale = right->scale;
+    INDEPENDENT
+    for (int64_t e = 0; e < numel; ++e) sum[e] = left[e] + zero1__int8_value(right->code[e], scale);
   } else {
     const uint16_t *right = (const uint16_t *)contribution + at;
     INDEPENDENT
@@ -243,8 +258,13 @@ INLINE void fetch(const void *array, size_t element_bytes, const zero1__block *b
 }
 
 INLINE void fetch_sources(const zero1__sources *sources, const zero1__block *block) {
+  const int64_t bytes = (int64_t)sizeof(zero1__int8_block);
+  const zero1__block packed = {.at = block->at / ZERO1__BLOCK * bytes, .numel = bytes};
   for (int32_t k = 0; k < sources->count; ++k)
-    fetch(sources->contributions[k], zero1__dtype_bytes(sources->dtype), block);
+    if (sources->dtype == ZERO1__DTYPE_INT8_BLOCKS)
+      fetch(sources->contributions[k], 1, &packed);
+    else
+      fetch(sources->contributions[k], zero1__dtype_bytes(sources->dtype), block);
 }
 
 /* ---- reduce ---- */
@@ -423,6 +443,76 @@ static uint64_t hash(const zero1__hash_job *job, zero1__range elements) {
   return sum;
 }
 
+/* ---- gradients of 8 bits ---- */
+
+/* What is to travel: the gradient and what was left of those before. */
+INLINE void add_residual(const zero1__int8_job *job, int64_t at, int64_t numel, float *value) {
+  float buffer[ZERO1__BLOCK];
+  const float *grad = as_fp32(job->grad, job->grad_dtype, at, numel, buffer);
+  const float *residual = job->residual + at;
+  for (int64_t e = 0; e < numel; ++e) value[e] = grad[e] + residual[e];
+}
+
+/* NaNs have the largest bits of all, infinities the next. */
+INLINE uint32_t largest_bits(const float *value, int64_t numel) {
+  uint32_t most = 0;
+  for (int64_t e = 0; e < numel; ++e) {
+    const uint32_t bits = zero1__bits(value[e]) & 0x7fffffffu;
+    most = bits > most ? bits : most;
+  }
+  return most;
+}
+
+static __attribute__((noinline)) void encode_block(const zero1__int8_job *job, int64_t at,
+                                                   int64_t numel, zero1__int8_block *block) {
+  float value[ZERO1__BLOCK];
+  add_residual(job, at, numel, value);
+  const float scale = zero1__int8_scale(largest_bits(value, numel));
+  block->scale = scale;
+  if (!(scale > 0)) numel = 0;
+  for (int64_t e = 0; e < numel; ++e) block->code[e] = (int8_t)zero1__int8_code(value[e], scale);
+  memset(block->code + numel, 0, (size_t)(ZERO1__BLOCK - numel));
+}
+
+static __attribute__((noinline)) void settle_block(const zero1__int8_job *job, int64_t at,
+                                                   int64_t numel, const zero1__int8_block *block) {
+  float value[ZERO1__BLOCK];
+  float *restrict residual = job->residual + at;
+  const float scale = block->scale;
+  add_residual(job, at, numel, value);
+  for (int64_t e = 0; e < numel; ++e)
+    residual[e] = zero1__one_nan(value[e] - zero1__int8_value(block->code[e], scale));
+}
+
+static void encode(const zero1__int8_job *job, zero1__range blocks) {
+  const float_mode before = float_mode_enter();
+  zero1__walk walk = zero1__walk_begin(job->layout, blocks);
+  for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
+    const int absent = job->marks[job->layout->slots[segment.slot].param] == job->absent;
+    zero1__int8_block *block = job->codes + (segment.block - job->blocks.begin);
+    int64_t at = (segment.block - job->blocks.begin) * ZERO1__BLOCK;
+    for (int64_t left = segment.numel; left > 0; left -= ZERO1__BLOCK, at += ZERO1__BLOCK, ++block)
+      if (absent)
+        memset(block, 0, sizeof *block);
+      else
+        encode_block(job, at, left < ZERO1__BLOCK ? left : ZERO1__BLOCK, block);
+  }
+  float_mode_leave(before);
+}
+
+static void settle(const zero1__int8_job *job, zero1__range blocks) {
+  const float_mode before = float_mode_enter();
+  zero1__walk walk = zero1__walk_begin(job->layout, blocks);
+  for (zero1__segment segment; zero1__walk_next(&walk, &segment);) {
+    const zero1__int8_block *block = job->codes + (segment.block - job->blocks.begin);
+    int64_t at = (segment.block - job->blocks.begin) * ZERO1__BLOCK;
+    if (job->marks[job->layout->slots[segment.slot].param] == job->absent) continue;
+    for (int64_t left = segment.numel; left > 0; left -= ZERO1__BLOCK, at += ZERO1__BLOCK, ++block)
+      settle_block(job, at, left < ZERO1__BLOCK ? left : ZERO1__BLOCK, block);
+  }
+  float_mode_leave(before);
+}
+
 /* ---- the table ---- */
 
 #define JOIN2(a, b) a##b
@@ -436,4 +526,6 @@ const zero1__kernels JOIN(zero1__kernels_, ZERO1__ISA) = {.isa = TEXT(ZERO1__ISA
                                                           .update = update,
                                                           .master = master,
                                                           .round_params = round_params,
+                                                          .encode = encode,
+                                                          .settle = settle,
                                                           .hash = hash};

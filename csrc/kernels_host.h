@@ -15,6 +15,8 @@ typedef struct zero1__kernels {
   void (*update)(const zero1__update_job *job, zero1__range blocks, zero1__stats *stats);
   void (*master)(const zero1__master_job *job, zero1__range blocks);
   void (*round_params)(const zero1__round_job *job, zero1__range blocks);
+  void (*encode)(const zero1__int8_job *job, zero1__range blocks);
+  void (*settle)(const zero1__int8_job *job, zero1__range blocks);
   uint64_t (*hash)(const zero1__hash_job *job, zero1__range elements);
 } zero1__kernels;
 

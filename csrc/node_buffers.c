@@ -19,7 +19,7 @@ zero1_status zero1__node_buffers_open(zero1__lane *lane, const zero1__node_shape
     status =
         zero1__node_open(lane, shape, watch, flags, config->timeout_seconds, &buffers->node, error);
   if (!status)
-    status = zero1__mapping_share(lane, shape, zero1__grads_bytes(config), buffers->grads, error);
+    status = zero1__mapping_share(lane, shape, zero1__offered_bytes(config), buffers->grads, error);
   if (!status) {
     const int owner = !config->share_params || buffers->node->rank == 0;
     status = zero1__mapping_share(lane, shape, owner ? zero1__params_bytes(config) : 0,

@@ -89,8 +89,9 @@ static zero1_status take_arguments(zero1_optimizer *optimizer, const zero1_confi
 }
 
 /* Sums of 16-bit gradients have memory of their own where contributions do not stay, and where more
- * ranks' contributions than two would have to be read twice instead. */
+ * ranks' contributions than two would have to be read twice instead; so have those of 8 bits. */
 static int32_t needs_grad_shard(const zero1_config *config, const zero1_comm *comm, int in_place) {
+  if (config->grad_wire_dtype == ZERO1_WIRE_INT8) return 1; /* gradients stay for the residual */
   if (config->grad_dtype == ZERO1_DTYPE_FP32) return 0;
   if (!in_place || config->offload > 0) return 1;
   return zero1__config_two_passes(config) &&
@@ -110,7 +111,9 @@ static zero1__channel_config channel_config_of(zero1_optimizer *optimizer) {
       .layout = &optimizer->layout,
       .param_dtype = on_wire(config->param_dtype, config->param_wire_dtype),
       .grad_dtype = on_wire(config->grad_dtype, config->grad_wire_dtype),
-      .round_groups = config->grad_wire_dtype == ZERO1_WIRE_BF16,
+      .int8 = config->grad_wire_dtype == ZERO1_WIRE_INT8,
+      .round_groups =
+          config->grad_wire_dtype == ZERO1_WIRE_BF16 || config->grad_wire_dtype == ZERO1_WIRE_INT8,
       .share_params = config->share_params,
       .reduce_group = config->reduce_group,
       .find_culprit = config->find_culprit,

@@ -49,6 +49,20 @@ zero1_status zero1_optimizer_grad(zero1_optimizer *optimizer, int64_t index, voi
   return status;
 }
 
+zero1_status zero1_optimizer_residual(zero1_optimizer *optimizer, int64_t index, float **residual) {
+  int64_t block = 0;
+  void *found = NULL;
+  if (residual) *residual = NULL;
+  zero1_status status = locate(optimizer, index, residual ? &found : NULL, &block);
+  if (status) return status;
+  const zero1__buffers *buffers = &optimizer->buffers;
+  if (!buffers->residual || (optimizer->registry.flags[index] & ZERO1_PARAM_FROZEN))
+    return ZERO1_OK;
+  zero1__schedule_finish(&optimizer->schedule);
+  *residual = buffers->residual + block * ZERO1__BLOCK;
+  return zero1__optimizer_outcome(optimizer);
+}
+
 /* ---- hyper-parameters ---- */
 
 static zero1_status check_group_index(zero1_optimizer *optimizer, int64_t group) {

@@ -67,6 +67,30 @@ ZERO1__INLINE float zero1__round_to_bf16(float value) {
   return zero1__bf16_to_fp32(zero1__fp32_to_bf16(value));
 }
 
+/* Gradients of 8 bits: a block has a scale, 1/127 of its largest magnitude, and an element is a
+ * code from -127 to 127 times the scale. What is lost is kept, and added to the next gradient
+ * (error feedback: Seide et al., Interspeech 2014; Karimireddy et al., arXiv 1901.09847). */
+
+/** Scale of a block whose largest magnitude has the bits `most`. 0: so small that its codes are 0;
+ *  NaN: some element is not finite, and so is none that comes of the block. */
+ZERO1__INLINE float zero1__int8_scale(uint32_t most) {
+  return most < 0x7f800000u ? zero1__from_bits(most) / 127.0f : zero1__from_bits(ZERO1__NAN_BITS);
+}
+
+/** To nearest, of two the even one, by adding and taking away 1.5 * 2^23, whose last bit is 1; as
+ *  fp32. A scale that is subnormal may be too small by half: then 127 is not enough. scale > 0. */
+ZERO1__INLINE float zero1__int8_code(float value, float scale) {
+  const float wanted = value / scale;
+  const float high = wanted < 127.0f ? wanted : 127.0f;
+  const float bounded = high > -127.0f ? high : -127.0f;
+  return (bounded + 12582912.0f) - 12582912.0f;
+}
+
+/** What a code stands for. */
+ZERO1__INLINE float zero1__int8_value(int8_t code, float scale) {
+  return (float)code * scale;
+}
+
 /** The square of an fp32 value has 48 bits: exact. */
 ZERO1__INLINE double zero1__square(float value) {
   return (double)value * (double)value;

@@ -127,9 +127,32 @@ static void reduce_through_ring(zero1__schedule *schedule, int64_t begin, int64_
 static void offer(zero1__schedule *schedule, int64_t bucket) {
   zero1__channel *channel = schedule->channel;
   zero1__device *device = schedule->device;
-  if (!device->is_host) return;
+  if (!device->is_host || channel->config.int8) return; /* codes come after encode */
   zero1__channel_call(channel, device->ops->stream_of_caller(device, ZERO1_STREAM_DEFAULT, NULL),
                       channel->ops->offer, bucket, NULL);
+}
+
+/* All of a bucket's gradients, those of every owner. */
+static zero1__int8_job int8_job(zero1__schedule *schedule, int64_t bucket) {
+  const zero1__buffers *buffers = schedule->buffers;
+  const zero1__range blocks = zero1__layout_bucket(schedule->layout, bucket);
+  return (zero1__int8_job){.layout = schedule->layout,
+                           .blocks = blocks,
+                           .grad = zero1__buffers_grad(buffers, blocks.begin),
+                           .grad_dtype = schedule->channel->config.grad_dtype,
+                           .absent = ZERO1__GRAD_ABSENT,
+                           .marks = schedule->readiness.grads,
+                           .residual = buffers->residual + blocks.begin * ZERO1__BLOCK,
+                           .codes = zero1__channel_codes(schedule->channel, blocks.begin),
+                           .verdict = &schedule->step->verdict};
+}
+
+/* What the peers are to sum is made of the gradients, and then offered. */
+static void encode(zero1__schedule *schedule, int64_t bucket) {
+  const zero1__int8_job job = int8_job(schedule, bucket);
+  schedule->device->ops->encode(schedule->device, schedule->compute, &job, &schedule->reduce_ns);
+  hand_to_comm(schedule, schedule->encoded);
+  on_comm(schedule, schedule->channel->ops->offer, bucket);
 }
 
 static void launch(zero1__schedule *schedule, int64_t bucket) {
@@ -139,7 +162,10 @@ static void launch(zero1__schedule *schedule, int64_t bucket) {
   /* Partial sums are made of what the caller wrote; all else that compute reads comes from comm. */
   if (schedule->comm != schedule->compute && end > begin && channel->chunks[begin].partial_count)
     wait_for_callers(schedule, schedule->compute);
-  if (!schedule->device->is_host) on_comm(schedule, channel->ops->offer, bucket);
+  if (channel->config.int8)
+    encode(schedule, bucket);
+  else if (!schedule->device->is_host)
+    on_comm(schedule, channel->ops->offer, bucket);
   on_comm(schedule, channel->ops->arrive, bucket);
   if (channel->in_place) {
     for (int64_t index = begin; index < end; ++index)
@@ -225,6 +251,10 @@ static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
     update_here(schedule, bucket, one_pass);
   zero1__channel_call(channel, schedule->compute, channel->ops->publish, bucket,
                       &schedule->made_step->verdict.skip);
+  if (channel->config.int8) {
+    const zero1__int8_job job = int8_job(schedule, bucket);
+    schedule->device->ops->settle(schedule->device, schedule->compute, &job, &schedule->update_ns);
+  }
 }
 
 /* From the last bucket, which holds what forward needs first. Where one stream does both, all

@@ -10,6 +10,7 @@
  *   ready             the caller -> both       its streams have written the gradients so far (on
  *                                              devices; on the host the caller itself has)
  *   grads_ready       comm: offer -> arrive    backward is done with a bucket
+ *   encoded           compute -> comm          a bucket's gradients are there in 8 bits
  *   offered           comm -> compute          the node's gradients of a bucket may be read
  *   arrived[ring]     comm -> compute          a chunk's contributions may be read
  *   made[ring]        compute -> comm          a chunk's partial sums may be sent
@@ -51,7 +52,7 @@ typedef struct zero1__schedule {
 
   zero1__event **updated, **gathered;      /* [bucket_count] */
   zero1__event **arrived, **made, **freed; /* [ring_count] */
-  zero1__event *ready, *offered, *reduced, *agreed, *finished, *uncaptured;
+  zero1__event *ready, *encoded, *offered, *reduced, *agreed, *finished, *uncaptured;
 
   /* of the caller's thread */
   zero1__stream **callers; /* [caller_count] streams of the caller's that this step came on */

@@ -77,6 +77,7 @@ static zero1_status create_streams(zero1__schedule *schedule, zero1__error *erro
   if (!status) status = zero1__events_create(device, rings, &schedule->made, error);
   if (!status) status = zero1__events_create(device, rings, &schedule->freed, error);
   if (!status) status = device->ops->event_create(device, &schedule->ready, error);
+  if (!status) status = device->ops->event_create(device, &schedule->encoded, error);
   if (!status) status = device->ops->event_create(device, &schedule->uncaptured, error);
   if (!status) status = device->ops->event_create(device, &schedule->offered, error);
   if (!status) status = device->ops->event_create(device, &schedule->reduced, error);
@@ -132,6 +133,7 @@ void zero1__schedule_end(zero1__schedule *schedule) {
   zero1__events_destroy(device, schedule->made);
   zero1__events_destroy(device, schedule->freed);
   device->ops->event_destroy(device, schedule->ready);
+  device->ops->event_destroy(device, schedule->encoded);
   device->ops->event_destroy(device, schedule->uncaptured);
   device->ops->event_destroy(device, schedule->offered);
   device->ops->event_destroy(device, schedule->reduced);

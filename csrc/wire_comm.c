@@ -134,11 +134,11 @@ zero1__port zero1__wire_port(zero1_comm *comm, double timeout_seconds) {
 }
 
 int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layout *layout,
-                                 int32_t shards, size_t each) {
-  const int64_t block_bytes = (int64_t)ZERO1__RING_COUNT * shards * ZERO1__BLOCK * (int64_t)each;
-  const int64_t fit = comm->workspace_bytes / block_bytes;
+                                 int32_t shards, size_t block_bytes) {
+  const int64_t fit =
+      comm->workspace_bytes / ((int64_t)ZERO1__RING_COUNT * shards * (int64_t)block_bytes);
   const int64_t whole = layout->bucket_blocks / layout->world_size;
-  const int64_t piece = ZERO1__PIECE_BYTES / (ZERO1__BLOCK * (int64_t)each);
+  const int64_t piece = ZERO1__PIECE_BYTES / (int64_t)block_bytes;
   int64_t blocks = fit < whole ? fit : whole;
   if (blocks > piece) blocks = piece;
   return blocks < 1 ? 1 : blocks;

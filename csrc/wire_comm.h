@@ -91,9 +91,9 @@ zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, ze
 zero1_status zero1__wire_broadcast(zero1__wire_channel *channel, zero1__peers peers, int32_t root,
                                    zero1__error *error);
 
-/** Blocks per shard and chunk: ZERO1__PIECE_BYTES of them, `each` bytes an element, or what is less
- *  so that ZERO1__RING_COUNT chunks of `shards` shards fit the workspace. */
+/** Blocks per shard and chunk: ZERO1__PIECE_BYTES of them, `block_bytes` each, or what is less so
+ *  that ZERO1__RING_COUNT chunks of `shards` shards fit the workspace. */
 int64_t zero1__wire_chunk_blocks(const zero1__wire_comm *comm, const zero1__layout *layout,
-                                 int32_t shards, size_t each);
+                                 int32_t shards, size_t block_bytes);
 
 #endif

@@ -230,7 +230,7 @@ MISTAKE(config_version_0, a->config.version = 0)
 MISTAKE(param_dtype, a->config.param_dtype = 99)
 MISTAKE(grad_dtype, a->config.grad_dtype = -1)
 MISTAKE(grad_wire, a->config.grad_wire_dtype = 4)
-MISTAKE(param_wire, a->config.param_wire_dtype = -1)
+MISTAKE(param_wire, a->config.param_wire_dtype = ZERO1_WIRE_INT8)
 MISTAKE(share_params, a->config.share_params = 2)
 MISTAKE(overlap, a->config.overlap = -1)
 MISTAKE(guard, a->config.guard = 5)
@@ -298,7 +298,7 @@ static const mistake mistakes[] = {
     {make_param_dtype, ZERO1_ERR_INVALID, "config.param_dtype is 99"},
     {make_grad_dtype, ZERO1_ERR_INVALID, "config.grad_dtype is -1"},
     {make_grad_wire, ZERO1_ERR_INVALID, "config.grad_wire_dtype is 4"},
-    {make_param_wire, ZERO1_ERR_INVALID, "config.param_wire_dtype is -1"},
+    {make_param_wire, ZERO1_ERR_INVALID, "config.param_wire_dtype is 3"},
     {make_share_params, ZERO1_ERR_INVALID, "config.share_params is 2"},
     {make_overlap, ZERO1_ERR_INVALID, "config.overlap is -1"},
     {make_guard, ZERO1_ERR_INVALID, "config.guard is 5"},

@@ -106,6 +106,10 @@ static void culprit_neither_yes_nor_no(int32_t rank, zero1_config *config) {
   (void)rank;
   config->find_culprit = 2;
 }
+static void gradients_of_8_bits(int32_t rank, zero1_config *config) {
+  (void)rank;
+  config->grad_wire_dtype = ZERO1_WIRE_INT8;
+}
 static void reserved_field(int32_t rank, zero1_config *config) {
   (void)rank;
   config->reserved = 1;
@@ -124,6 +128,7 @@ static void bad_configurations_are_named(void) {
       {offload_of_more_than_all, ZERO1_ERR_INVALID, "config.offload is 1.5"},
       {offload_from_the_host, ZERO1_ERR_INVALID, "config.offload is 0.5"},
       {culprit_neither_yes_nor_no, ZERO1_ERR_INVALID, "config.find_culprit is 2"},
+      {gradients_of_8_bits, ZERO1_ERR_UNSUPPORTED, "config.grad_wire_dtype is ZERO1_WIRE_INT8"},
       {reserved_field, ZERO1_ERR_INVALID, "config.reserved"},
       {one_rank_on_the_host, ZERO1_ERR_MISMATCH, "config.device"},
       {one_rank_offloads, ZERO1_ERR_MISMATCH, "config.offload"},

@@ -16,7 +16,7 @@
  *
  * Given the same reduced gradients, no result depends on the world size, the bucket size, the
  * number of threads, the instruction set or the communicator: parameters, masters, moments and
- * grad_norm are the same bits.
+ * grad_norm are the same bits. (One mode is outside of this: ZERO1_WIRE_INT8 says why.)
  *
  * step is asynchronous: an error that it had is returned, once, by the first of wait_param,
  * wait_params, wait_grad and zero_grad that waits for it, and by info until the next step. A step
@@ -88,7 +88,8 @@ enum { ZERO1_DTYPE_FP32 = 0, ZERO1_DTYPE_BF16 = 1 };
 enum {
   ZERO1_WIRE_AS_IN_MEMORY = 0, /* nothing is rounded; sums of a group of ranks cross in fp32 */
   ZERO1_WIRE_FP32 = 1,         /* the same */
-  ZERO1_WIRE_BF16 = 2
+  ZERO1_WIRE_BF16 = 2,
+  ZERO1_WIRE_INT8 = 3 /* of gradients alone */
 };
 
 /** Hyper-parameters of one parameter group. AdamW (Loshchilov and Hutter, arXiv 1711.05101), or
@@ -172,7 +173,20 @@ typedef struct zero1_config {
   /** ZERO1_WIRE_: in what gradients travel; default as in memory. bf16: every rank's gradient is
    *  rounded to bf16 before it is summed, and so is the sum of every group of ranks (reduce_group)
    *  before it is summed across groups; a gradient beyond the largest bf16 is not finite. fp32 for
-   *  gradients that are bf16 in memory changes no bit, and sends 16 of them. */
+   *  gradients that are bf16 in memory changes no bit, and sends 16 of them.
+   *
+   *  int8, for slow links: 8 bits and a scale for each block of 256 elements of a parameter, 8.5
+   * bits an element. What a rank's codes leave of its gradient is kept, its residual
+   *  (zero1_optimizer_residual), and added to its next gradient, so that nothing is lost but time
+   *  (error feedback). What is coded is the gradient as backward has left it, all microbatches
+   *  together; a block of it that is not finite, residual included, is not finite as a whole
+   *  (nonfinite_numel counts all of it). A step that is skipped or dropped leaves the residual as
+   * it was, bit for bit; a parameter that is absent on a rank sends zeros there, and its residual
+   * stays. Sums are fp32; those of groups of ranks are rounded to bf16 before they are summed
+   * across groups, and are not coded again. Takes 4 bytes a gradient for the residual, 1.0625 for
+   * the codes, 4 / world_size for sums, and always two passes. With it alone results do depend on
+   * the world size, as every rank codes by itself; they do not on the communicator (with the same
+   * reduce_group), the bucket size, threads or instruction set. On CUDA: ZERO1_ERR_UNSUPPORTED. */
   int32_t grad_wire_dtype;
 
   /** ZERO1_WIRE_: in what parameters travel; default as in memory. bf16 for fp32 parameters: these
@@ -261,6 +275,15 @@ ZERO1_API zero1_status zero1_optimizer_param(zero1_optimizer *optimizer, int64_t
  *  undefined until zero_grad or the next write. NULL for a frozen parameter. Not collective.
  *  ZERO1_ERR_INVALID: no such parameter. */
 ZERO1_API zero1_status zero1_optimizer_grad(zero1_optimizer *optimizer, int64_t index, void **grad);
+
+/** Where the residual of gradient `index` is: what the wire of 8 bits has left of this rank's
+ *  gradients so far, to be added to its next one. [numel] fp32 in memory of config.device, zero at
+ *  first. Owned by the optimizer; constant for its life; the caller may read and write it between
+ *  steps, each rank its own. NULL where there is none: another config.grad_wire_dtype, or a frozen
+ *  parameter. Waits for the last step. Not collective.
+ *  ZERO1_ERR_INVALID: no such parameter, or residual is NULL. Errors as info. */
+ZERO1_API zero1_status zero1_optimizer_residual(zero1_optimizer *optimizer, int64_t index,
+                                                float **residual);
 
 /** Gives every rank the root's parameters and sets the masters to them; moments and count stay. On
  *  CUDA, values that were written in config.stream.
@@ -445,9 +468,10 @@ typedef struct zero1_memory {
   uint64_t master_bytes;     /* 0 where the parameters are their own master */
   uint64_t exp_avg_bytes;
   uint64_t exp_avg_sq_bytes;
-  uint64_t workspace_bytes; /* receive rings, flags, layout tables */
+  uint64_t workspace_bytes; /* receive rings, flags, layout tables; codes of 8 bits */
   uint64_t total_bytes;     /* of all of the above */
   uint64_t padding_bytes;   /* of params, grads and state: to full blocks, shards and pages */
+  uint64_t residual_bytes;  /* of gradients that travel in 8 bits; part of total_bytes */
 } zero1_memory;
 
 /** Not collective. ZERO1_ERR_INVALID: NULL or a wrong size. */
