@@ -265,7 +265,10 @@ def main() -> None:
     options = parse()
     ours, peers = subjects_of(options)
     result: dict[str, Any] = {"part": options.part, "rounds": options.rounds, "cases": []}
-    facts: dict[str, Any] = {"python": platform.python_version()}
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "real_time": os.sched_getscheduler(0) != os.SCHED_OTHER  # before all others of the machine
+    }
     for case in cases_of(options):
         turns = Turns(ours, peers, case)
         for _ in range(options.rounds):

@@ -95,11 +95,13 @@ def print_part(part: str, result: dict[str, Any]) -> None:
     ranks = f"{first['ranks']} ranks with " if part not in ("ranks", "kernels") else ""
     machine = f"{result['cpu']}, {result['cores']} cores; " if "cpu" in result else ""
     torch = f"PyTorch {result['torch']}; " if "torch" in result else ""
+    first_of_all = ", before all other programs of the machine" if result.get("real_time") else ""
     print(f"\n## {PARTS[part]}\n")
     print(
-        f"{numel}{ranks}{first['threads']} thread(s) each; {machine}{torch}medians of {result['rounds']} "
-        "rounds of short runs that take turns; how many times ours a time is, with the quartiles of the "
-        "rounds.\n")
+        f"{numel}{ranks}{first['threads']} thread(s) each; {machine}{torch}medians of "
+        f"{result['rounds']} "
+        f"rounds of short runs that take turns{first_of_all}; how many times ours a time is, with the "
+        "quartiles of the rounds.\n")
     table([*varied, "", "ms", "times ours", "quartiles"],
           len(varied) + 1,
           [part_row(part, case, row) for case in result["cases"] for row in case["subjects"]])

@@ -1,8 +1,9 @@
 """Runs a program of peers/ or a part of compare.py with few parameters, and checks what it writes.
 
   test_peers.py absent   without PyTorch every peer says that it is absent
-  test_peers.py check    values.py finds what is wrong: a sum in place of a mean, a step too few
-  test_peers.py PROGRAM  runs it in fp32 and in bf16 with clipping, and with an element that is wrong
+  test_peers.py check    values.py finds a sum in place of a mean and a step too few or too many; a
+                         peer that forgets an update ends with 1
+  test_peers.py PROGRAM  runs it in fp32, and in bf16 with clipping
   test_peers.py compare BUILD  compare.py, with what is to be had
 
 All but the first take PyTorch: of .venv/ in the project's folder, or else of this Python. Without
