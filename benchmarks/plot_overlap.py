@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HIDDEN, EXPOSED, GRID, TEXT = "#4c78a8", "#e45756", "#e6e6e6", "#333333"
+GAP = 3  # places between exchange and gather
 KINDS = {"timers": "timers", "busy": "every core busy"}
 
 
@@ -20,13 +21,14 @@ def draw_one(axes, label: str, way: dict) -> None:
     order += [("gather", bucket) for bucket in reversed(buckets)]
     exposed = [bucket[f"{stage}_exposed_ms"] for stage, bucket in order]
     hidden = [bucket[f"{stage}_ms"] - bucket[f"{stage}_exposed_ms"] for stage, bucket in order]
-    places = [i + (i >= len(buckets)) for i in range(len(order))]
+    places = [i + GAP * (i >= len(buckets)) for i in range(len(order))]
     axes.bar(places, hidden, width=0.8, color=HIDDEN, label="hidden")
-    axes.bar(places, exposed, width=0.8, bottom=hidden, color=EXPOSED, label="exposed")
+    axes.bar(places, exposed, width=0.8, bottom=hidden, color=EXPOSED, label="exposed: the rank waits")
     last = len(buckets) - 1
-    axes.set_xticks([0, last, last + 2, 2 * last + 2], [0, last, last, 0])
-    axes.text(last / 2, -0.13, "exchange", transform=axes.get_xaxis_transform(), ha="center")
-    axes.text(last * 1.5 + 2, -0.13, "gather", transform=axes.get_xaxis_transform(), ha="center")
+    axes.set_xticks([places[0], places[last], places[last + 1], places[-1]], [0, last, last, 0])
+    for name, place in (("exchange", last / 2), ("gather", places[last + 1] + last / 2)):
+        axes.text(place, -0.13, f"{name}, by bucket", transform=axes.get_xaxis_transform(),
+                  ha="center")
     axes.set_title(f"{label}, {KINDS[way['computation']]}: {100 * way['hidden']:.0f} % hidden",
                    loc="left", fontsize=11)
     axes.set_ylabel("ms")
