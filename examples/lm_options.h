@@ -18,6 +18,7 @@ typedef struct lm_options {
   int64_t seed;
   int64_t device;                  /* LM_DEVICE_ */
   int64_t param_dtype, grad_dtype; /* ZERO1_DTYPE_ */
+  int64_t param_wire, grad_wire;   /* ZERO1_WIRE_ */
   int64_t threads, bucket_numel, ranks_per_node;
   int64_t overlap, share_params; /* 0 or 1 */
   int64_t val_every, val_batches, log_every, progress;

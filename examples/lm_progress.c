@@ -32,7 +32,8 @@ bool lm_progress_open(lm_progress *progress, const lm_options *options) {
                        (options->progress == LM_PROGRESS_AUTO && on_terminal());
   progress->csv = fopen(options->log, "w");
   if (!progress->csv) return false;
-  fputs("step,loss,val_loss,grad_norm,lr,tokens_per_s,exposed_percent,seconds\n", progress->csv);
+  fputs("step,loss,val_loss,grad_norm,lr,tokens_per_s,exposed_percent,seconds,sent_bytes\n",
+        progress->csv);
   return true;
 }
 
@@ -50,7 +51,7 @@ static void write_row(FILE *csv, const lm_record *record) {
   write_number(csv, 6, record->tokens_per_s);
   write_number(csv, 3, record->exposed_percent);
   write_number(csv, 6, record->seconds);
-  fputc('\n', csv);
+  fprintf(csv, ",%" PRId64 "\n", record->sent_bytes);
 }
 
 void lm_progress_begin(lm_progress *progress, double val_loss) {
@@ -109,6 +110,11 @@ static const char *dtype_name(int64_t dtype) {
   return dtype == ZERO1_DTYPE_BF16 ? "bf16" : "fp32";
 }
 
+static const char *wire_name(int64_t wire, int64_t dtype) {
+  static const char *const names[] = {"", "fp32", "bf16", "int8"}; /* in the order of ZERO1_WIRE_ */
+  return wire == ZERO1_WIRE_AS_IN_MEMORY ? dtype_name(dtype) : names[wire];
+}
+
 static double mib(double bytes) {
   return bytes / (1 << 20);
 }
@@ -119,16 +125,17 @@ static void print_memory(const lm_setting *setting) {
   if (zero1_optimizer_memory(setting->optimizer, &memory, sizeof memory)) return;
   const double numel = (double)setting->param_numel;
   const bool narrow_params = setting->options->param_dtype == ZERO1_DTYPE_BF16;
+  const bool narrow_wire = setting->options->param_wire == ZERO1_WIRE_BF16;
   const double params = numel * (narrow_params ? 2 : 4);
   const double grads = numel * (setting->options->grad_dtype == ZERO1_DTYPE_BF16 ? 2 : 4);
-  const double master = narrow_params ? numel * 4 : 0;
+  const double master = narrow_params || narrow_wire ? numel * 4 : 0;
   printf(
       "memory   MiB per rank  parameters  gradients    masters    moments  workspace      total\n");
   printf("         unsharded     %10.2f %10.2f %10.2f %10.2f %10.2f %10.2f\n", mib(params),
          mib(grads), mib(master), mib(numel * 8), 0.0, mib(params + grads + master + numel * 8));
   printf("         zero1         %10.2f %10.2f %10.2f %10.2f %10.2f %10.2f\n",
          mib((double)memory.params_bytes),
-         mib((double)(memory.grads_bytes + memory.grad_shard_bytes)),
+         mib((double)(memory.grads_bytes + memory.grad_shard_bytes + memory.residual_bytes)),
          mib((double)memory.master_bytes),
          mib((double)(memory.exp_avg_bytes + memory.exp_avg_sq_bytes)),
          mib((double)memory.workspace_bytes), mib((double)memory.total_bytes));
@@ -150,6 +157,9 @@ void lm_print_header(const lm_setting *setting) {
          ranks, zero1_comm_backend(setting->comm), zero1_comm_ranks_per_node(setting->comm),
          setting->threads, setting->threads == 1 ? "" : "s", dtype_name(options->param_dtype),
          dtype_name(options->grad_dtype));
+  printf("wire     %s parameters, %s gradients\n",
+         wire_name(options->param_wire, options->param_dtype),
+         wire_name(options->grad_wire, options->grad_dtype));
   if (setting->device->kind == LM_DEVICE_CUDA)
     printf("gpu      %s (rank 0)\n", setting->device->name);
   printf("step     %" PRId32 " ranks x %" PRId64 " passes x %" PRId64 " sequences x %" PRId64

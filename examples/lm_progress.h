@@ -24,7 +24,8 @@ typedef struct lm_record {
   double tokens_per_s;    /* of all ranks */
   double exposed_percent; /* of the time, spent waiting for the library */
   double seconds, seconds_left;
-  bool skipped; /* the gradients were not finite */
+  int64_t sent_bytes; /* by this rank, to other nodes */
+  bool skipped;       /* the gradients were not finite */
 } lm_record;
 
 typedef struct lm_progress {

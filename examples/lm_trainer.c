@@ -60,6 +60,8 @@ static zero1_status open_sharded(lm_trainer *t) {
   if (status) return status;
   config.param_dtype = (int32_t)options->param_dtype;
   config.grad_dtype = (int32_t)options->grad_dtype;
+  config.param_wire_dtype = (int32_t)options->param_wire;
+  config.grad_wire_dtype = (int32_t)options->grad_wire;
   config.share_params = (int32_t)options->share_params;
   config.bucket_numel = options->bucket_numel;
   config.threads = t->threads;

@@ -75,6 +75,7 @@ static lm_record wait_pending(lm_trainer *t) {
                      .exposed_percent = 100 * (waited + info.exposed_ms / 1e3) / seconds,
                      .seconds = elapsed,
                      .seconds_left = elapsed / t->part_done - elapsed,
+                     .sent_bytes = info.sent_bytes,
                      .skipped = info.skipped};
 }
 
