@@ -39,6 +39,7 @@ class Failure(Exception):
 class Runner:
     program: pathlib.Path
     quick: bool
+    real_time: bool
 
     def steps(self, point: Point) -> list[str]:
         if self.quick:
@@ -50,7 +51,8 @@ class Runner:
     def bench(self, point: Point, creates: int) -> dict:
         """What bench_step wrote."""
         oversubscribed = point.ranks * point.threads > (os.cpu_count() or 1)
-        command = ["mpirun", "-n", str(point.ranks)]
+        command = ["chrt", "-r", "5"] if self.real_time else []
+        command += ["mpirun", "-n", str(point.ranks)]
         command += ["--bind-to", "none"] if oversubscribed or point.threads > 1 else []
         command += ["--oversubscribe"] if oversubscribed else []
         environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -191,6 +193,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lock", type=pathlib.Path, metavar="FILE",
                         help="lock to hold while measuring, for a machine with others on it; "
                              "given back for a while every one and a half minutes")
+    parser.add_argument("--real-time", action="store_true",
+                        help="before all other programs of the machine, as root: for a machine that "
+                             "is not idle")
     parser.add_argument("--draw", action="store_true",
                         help="measure nothing: table and plots of the results that are there")
     parser.add_argument("--no-plots", action="store_true", help="without matplotlib")
@@ -217,7 +222,7 @@ def main() -> None:
         chosen = [sweep for sweep in sweeps(arguments.quick)
                   if sweep.name in arguments.only.split(",")]
         try:
-            runner = Runner(arguments.program.resolve(), arguments.quick)
+            runner = Runner(arguments.program.resolve(), arguments.quick, arguments.real_time)
             found = run(Turns(runner, arguments.lock), chosen)
         except Failure as failure:
             sys.exit(f"growth: {failure}")
