@@ -1,4 +1,5 @@
-"""What growth.py measured, as pictures: lines are measured, dotted ones predicted by bytes."""
+"""What growth.py measured, as pictures: lines are measured, dotted ones predicted by bytes, dashed
+ones by bytes with the holes between tensors."""
 
 import pathlib
 
@@ -25,6 +26,8 @@ def panel(axes: Axes, title: str, label: str, ticks: list[int]) -> None:
     axes.set_yscale("log")
     axes.set_title(title, loc="left", fontsize=11, pad=8)
     axes.set_xlabel(label)
+    ticks = [tick for i, tick in enumerate(ticks) if i == 0 or tick >= 3.9 * ticks[i - 1] or
+             tick == 2 * ticks[i - 1]] if len(ticks) > 6 else ticks
     axes.set_xticks(ticks, [short(tick).replace(",000,000", "M").replace(",000", "k")
                             for tick in ticks])
     axes.minorticks_off()
@@ -86,21 +89,23 @@ def figure_of(found: dict, name: str, panels: list[tuple[str, str, str | None]])
             if predicted:
                 axes.plot(xs, [row[predicted] for row in rows], color=colour, linewidth=1.2,
                           linestyle=":")
+                if name == "tensors":
+                    axes.plot(xs, [row["padded_predicted_ms"] for row in rows], color=colour,
+                              linewidth=1.0, linestyle="--")
         plain_numbers(axes)
         spread_labels(axes)
     return figure
 
 
 PANELS = {
-    "tensors": [("step_ms", "step, ms (dotted: by bytes)", "predicted_ms"),
+    "tensors": [("step_ms", "step, ms (dotted: by bytes; dashed: holes too)", "predicted_ms"),
                 ("create_ms", "create, ms", None)],
     "numel": [("step_ms", "step, ms (dotted: by bytes)", "predicted_ms"),
               ("create_ms", "create, ms", None)],
     "ranks": [("step_ms", "step, ms (dotted: by bytes)", "predicted_ms"),
               ("cpu_ms", "processors' time of all ranks, ms", None)],
     "threads": [("step_ms", "step, ms (dotted: by bytes)", "predicted_ms")],
-    "bucket_numel": [("step_ms", "step, ms (dotted: by bytes)", "predicted_ms"),
-                     ("first_ms", "until forward can begin, ms", None)],
+    "bucket_numel": [("step_ms", "step, ms (dotted: by bytes)", "predicted_ms")],
 }
 
 

@@ -204,7 +204,7 @@ static zero1_status take_groups(zero1__settings *settings, zero1__error *error) 
 
 /* docs/performance.md says why. */
 static int64_t default_bucket_numel(int32_t device) {
-  return (int64_t)(device == ZERO1_DEVICE_HOST ? 4 : 16) << 20;
+  return (int64_t)(device == ZERO1_DEVICE_HOST ? 2 : 16) << 20;
 }
 
 zero1_status zero1__settings_begin(zero1__settings *settings, const zero1_config *config,

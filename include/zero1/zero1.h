@@ -125,7 +125,7 @@ typedef struct zero1_config {
   int32_t share_params;
 
   int64_t bucket_numel; /* hard maximum of elements per bucket; less than one block of 256 elements
-                           for each rank counts as that much. 0 (default): 4 Mi on the host, 16 Mi
+                           for each rank counts as that much. 0 (default): 2 Mi on the host, 16 Mi
                            on a GPU */
 
   int32_t reduce_group; /* gradients are summed in rank order inside groups of this many ranks, then
