@@ -80,13 +80,49 @@ static zero1_status care(const zero1__port *port, const char *what, zero1__error
                      what);
 }
 
-static zero1_status timed_out(const zero1__port *port, const zero1__request *requests,
-                              int64_t count, const char *what, zero1__error *error) {
+/* ---- who waits for whom ----
+ *
+ * Rank 2 waits for rank 0, which waits for rank 1, which is gone. Both have waited for as long; so
+ * that both name rank 1, who has waited for half of the timeout tells the others whom it waits for.
+ */
+
+static int32_t awaited_peer(const zero1__request *requests, int64_t count) {
   int64_t first = 0;
   while (first < count && !requests[first].active) ++first;
+  return first < count ? requests[first].peer : -1;
+}
+
+static void tell(const zero1__port *port, int32_t awaited) {
+  if (port->wire->ops->tell) port->wire->ops->tell(port->wire, awaited);
+}
+
+static void listen(const zero1__port *port) {
+  zero1__wire *wire = port->wire;
+  int32_t who, awaited;
+  while (wire->ops->told && wire->ops->told(wire, &who, &awaited))
+    atomic_store(&wire->awaited[who], awaited);
+}
+
+/* The end of the chain that begins with `peer`; `peer` where it leads back to this rank. */
+static int32_t culprit(const zero1__wire *wire, int32_t peer) {
+  int32_t last = peer;
+  for (int32_t hops = 0; wire->awaited && hops < wire->world_size; ++hops) {
+    const int32_t next = atomic_load(&wire->awaited[last]);
+    if (next < 0) return last;
+    if (next >= wire->world_size || next == wire->rank) return peer;
+    last = next;
+  }
+  return peer;
+}
+
+static zero1_status timed_out(const zero1__port *port, int32_t peer, const char *what,
+                              zero1__error *error) {
+  const int32_t rank = culprit(port->wire, peer);
+  char way[32] = "";
+  if (rank != peer) snprintf(way, sizeof way, " by way of rank %d", peer);
   return zero1__fail(error, ZERO1_ERR_TIMEOUT,
-                     "rank %d made no progress within %g s: this rank waited for %s",
-                     first < count ? requests[first].peer : -1, port->timeout_seconds, what);
+                     "rank %d made no progress within %g s: this rank waited for %s%s", rank,
+                     port->timeout_seconds, what, way);
 }
 
 static void sleep_after(int64_t waited_ns) {
@@ -101,9 +137,14 @@ zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests,
                               const char *what, zero1__error *error) {
   const int64_t patience_ns = zero1__seconds_ns(port->timeout_seconds);
   int64_t before = -1, progress_ns = 0, care_ns = 0;
+  int has_told = 0;
   for (int looks = 0;; ++looks) {
     int64_t active;
     zero1_status status = look(port, requests, count, &active, error);
+    if (active != before && has_told) {
+      tell(port, -1);
+      has_told = 0;
+    }
     if (status || !active) return status;
     if (active != before) {
       before = active;
@@ -115,10 +156,16 @@ zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests,
     if (!progress_ns) progress_ns = care_ns = now;
     if (now - care_ns > ZERO1__LOOK_NS) {
       care_ns = now;
+      listen(port);
       status = care(port, what, error);
       if (status) return status;
     }
-    if (now - progress_ns > patience_ns) return timed_out(port, requests, count, what, error);
+    const int32_t peer = awaited_peer(requests, count);
+    if (!has_told && now - progress_ns > patience_ns / 2) {
+      tell(port, peer);
+      has_told = 1;
+    }
+    if (now - progress_ns > patience_ns) return timed_out(port, peer, what, error);
     sleep_after(now - progress_ns);
   }
 }

@@ -46,6 +46,11 @@ typedef struct zero1__wire_ops {
   void (*abort)(zero1__wire *wire, int32_t tag, const zero1__error *why);
   /** A rank that has sent it, or -1. */
   int32_t (*aborted)(zero1__wire *wire, int32_t tag, zero1__error *why);
+  /** Tells every peer whom this rank waits for, -1: for nobody any more; best effort, returns at
+   *  once. NULL: peers are told nothing, and who waits too long may name who waits itself. */
+  void (*tell)(zero1__wire *wire, int32_t awaited);
+  /** Takes what a peer has told: 1, or 0 where there is nothing. */
+  int (*told)(zero1__wire *wire, int32_t *who, int32_t *awaited);
   void (*destroy)(zero1__wire *wire);
 } zero1__wire_ops;
 
@@ -55,6 +60,8 @@ struct zero1__wire {
   int32_t rank, world_size;
   int32_t next_port, port_count; /* ports are used again after port_count of them */
   int32_t device_memory;         /* 1: messages may lie in memory of devices, too */
+  _Atomic(int32_t) *awaited;     /* [world_size] whom each rank says that it waits for, or -1; owned
+                                    by the carrier; NULL where it tells nothing */
 };
 
 /** What a message is for: the tag within its port. */

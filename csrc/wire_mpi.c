@@ -33,6 +33,7 @@ typedef struct mpi_wire {
   zero1__wire base;
   MPI_Comm mpi;
   atomic_int given_up; /* a request never completed: MPI may still touch its memory */
+  int32_t wait_tag;    /* of what ranks tell about whom they wait for: no port's */
 } mpi_wire;
 
 /** A message under way: what word[0] of its request points to. */
@@ -176,19 +177,19 @@ static int mpi_cancel(zero1__wire *wire, zero1__request *request) {
   return 0;
 }
 
-/* A notice that has not left at once is MPI's for good: a peer may be dead. */
-static void mpi_abort(zero1__wire *wire, int32_t tag, const zero1__error *why) {
+/* Sends a copy to every peer. One that has not left at once is MPI's for good: a peer may be dead.
+ */
+static void send_to_all(zero1__wire *wire, int32_t tag, const void *data, size_t bytes) {
   mpi_wire *self = self_of(wire);
-  notice *mine = calloc(1, sizeof *mine);
+  void *mine = malloc(bytes);
   int all_sent = 1;
   if (!mine) return; /* the peers then have the timeout */
-  mine->status = why->status;
-  snprintf(mine->text, sizeof mine->text, "%.*s", REASON_BYTES - 1, why->text);
+  memcpy(mine, data, bytes);
   const hold held = hold_back();
   for (int32_t peer = 0; peer < wire->world_size; ++peer) {
     MPI_Request mpi;
     int sent = 0;
-    if (peer == wire->rank || MPI_Isend(mine, sizeof *mine, MPI_BYTE, peer, tag, self->mpi, &mpi))
+    if (peer == wire->rank || MPI_Isend(mine, (int)bytes, MPI_BYTE, peer, tag, self->mpi, &mpi))
       continue;
     MPI_Test(&mpi, &sent, MPI_STATUS_IGNORE);
     if (!sent) MPI_Request_free(&mpi);
@@ -198,21 +199,36 @@ static void mpi_abort(zero1__wire *wire, int32_t tag, const zero1__error *why) {
   if (all_sent) free(mine);
 }
 
-/* The rank that has sent one, or -1. */
-static int32_t take_notice(MPI_Comm mpi, int32_t tag, notice *theirs) {
+static void mpi_abort(zero1__wire *wire, int32_t tag, const zero1__error *why) {
+  notice mine = {.status = why->status};
+  snprintf(mine.text, sizeof mine.text, "%.*s", REASON_BYTES - 1, why->text);
+  send_to_all(wire, tag, &mine, sizeof mine);
+}
+
+static void mpi_tell(zero1__wire *wire, int32_t awaited) {
+  send_to_all(wire, self_of(wire)->wait_tag, &awaited, sizeof awaited);
+}
+
+/* Takes one of `bytes`, as one of several threads that may look: the rank that sent it, or -1. */
+static int32_t take(zero1__wire *wire, int32_t tag, void *theirs, size_t bytes) {
+  const hold held = hold_back();
+  MPI_Message message;
   MPI_Status status;
-  int found = 0;
-  if (MPI_Iprobe(MPI_ANY_SOURCE, tag, mpi, &found, &status) || !found) return -1;
-  if (MPI_Recv(theirs, sizeof *theirs, MPI_BYTE, status.MPI_SOURCE, tag, mpi, MPI_STATUS_IGNORE))
-    return -1;
-  return status.MPI_SOURCE;
+  int found = 0,
+      bad = MPI_Improbe(MPI_ANY_SOURCE, tag, self_of(wire)->mpi, &found, &message, &status);
+  if (!bad && found) bad = MPI_Mrecv(theirs, (int)bytes, MPI_BYTE, &message, MPI_STATUS_IGNORE);
+  let_go(&held);
+  return bad || !found ? -1 : status.MPI_SOURCE;
+}
+
+static int mpi_told(zero1__wire *wire, int32_t *who, int32_t *awaited) {
+  *who = take(wire, self_of(wire)->wait_tag, awaited, sizeof *awaited);
+  return *who >= 0;
 }
 
 static int32_t mpi_aborted(zero1__wire *wire, int32_t tag, zero1__error *why) {
   notice theirs = {0};
-  const hold held = hold_back();
-  const int32_t rank = take_notice(self_of(wire)->mpi, tag, &theirs);
-  let_go(&held);
+  const int32_t rank = take(wire, tag, &theirs, sizeof theirs);
   if (rank < 0) return -1;
   theirs.text[REASON_BYTES - 1] = 0;
   why->status = theirs.status;
@@ -225,6 +241,7 @@ static void mpi_destroy(zero1__wire *wire) {
   int finalized = 0;
   MPI_Finalized(&finalized);
   if (!self->given_up && !finalized) MPI_Comm_free(&self->mpi);
+  free(wire->awaited);
   free(self);
 }
 
@@ -235,6 +252,8 @@ static const zero1__wire_ops mpi_ops = {
     .cancel = mpi_cancel,
     .abort = mpi_abort,
     .aborted = mpi_aborted,
+    .tell = mpi_tell,
+    .told = mpi_told,
     .destroy = mpi_destroy,
 };
 
@@ -253,19 +272,25 @@ zero1_status zero1__wire_mpi_create(MPI_Comm mpi, zero1__wire **out, zero1__erro
   int rank = 0, world_size = 0, found = 0, *tag_limit = NULL;
   mpi_wire *wire = calloc(1, sizeof *wire);
   *out = NULL;
-  if (!wire) {
+  MPI_Comm_rank(mpi, &rank);
+  MPI_Comm_size(mpi, &world_size);
+  _Atomic(int32_t) *awaited = calloc((size_t)world_size, sizeof *awaited);
+  if (!wire || !awaited) {
+    free(awaited);
+    free(wire);
     MPI_Comm_free(&mpi);
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a communicator");
   }
-  MPI_Comm_rank(mpi, &rank);
-  MPI_Comm_size(mpi, &world_size);
+  for (int i = 0; i < world_size; ++i) atomic_store(&awaited[i], -1);
   MPI_Comm_get_attr(mpi, MPI_TAG_UB, &tag_limit, &found);
   const int32_t limit = found ? *tag_limit : 32767; /* what MPI promises at the least */
   wire->base = (zero1__wire){.ops = &mpi_ops,
                              .rank = rank,
                              .world_size = world_size,
-                             .port_count = limit / ZERO1__TAGS,
-                             .device_memory = is_cuda_aware()};
+                             .port_count = limit / ZERO1__TAGS - 1,
+                             .device_memory = is_cuda_aware(),
+                             .awaited = awaited};
+  wire->wait_tag = wire->base.port_count * ZERO1__TAGS;
   wire->mpi = mpi;
   *out = &wire->base;
   return ZERO1_OK;

@@ -1,6 +1,6 @@
 /* A host that is lost in mid-step: what the others are told, and when.
  *
- *   mpirun --enable-recovery ... lost_host die|cut TIMEOUT FOLDER
+ *   mpirun --enable-recovery ... lost_host die|late|cut TIMEOUT FOLDER
  *
  * Trains on the ranks of several hosts. In the third step, with gradients on their way, rank LOST
  * dies (die), or asks for its link to be cut (cut: it makes FOLDER/cut) and goes on. Each rank that
@@ -65,8 +65,12 @@ static zero1_status step(zero1_optimizer *optimizer, int lost, const char *how,
   zero1_status status = ZERO1_OK;
   for (int64_t i = PARAMS - 1; i >= 0 && !status; --i) {
     if (i == PARAMS / 2 && lost && !strcmp(how, "die")) kill(getpid(), SIGKILL);
-    if (i == PARAMS / 2 && lost) make(folder, "cut", "");
+    if (i == PARAMS / 2 && lost && !strcmp(how, "cut")) make(folder, "cut", "");
     status = zero1_optimizer_grad_ready(optimizer, i, ZERO1_STREAM_DEFAULT);
+  }
+  if (lost && !strcmp(how, "late")) {
+    sleep(1);
+    kill(getpid(), SIGKILL);
   }
   if (!status) status = zero1_optimizer_step(optimizer);
   return status ? status : zero1_optimizer_wait_params(optimizer, ZERO1_STREAM_DEFAULT);
@@ -78,7 +82,7 @@ int main(int argc, char **argv) {
   char name[32], text[700];
   int rank, level;
   if (argc != 4) {
-    fprintf(stderr, "usage: mpirun --enable-recovery ... lost_host die|cut TIMEOUT FOLDER\n");
+    fprintf(stderr, "usage: mpirun --enable-recovery ... lost_host die|late|cut TIMEOUT FOLDER\n");
     return 2;
   }
   const double timeout_seconds = atof(argv[2]);
