@@ -101,16 +101,16 @@ ZERO1_API zero1_status zero1_comm_create_node(int32_t rank, int32_t world_size,
  *  where the MPI library says that it can do that; else through memory of the host.
  *
  *  A rank that is lost: on this machine its process is seen to end, at once. On another machine it
- *  falls silent, whether it died, its machine did or a link: MPI never completes what was sent to it
- *  or is to come from it, so each wait gives up once the rank that it waits for has made no progress
- *  for options.timeout_seconds, with ZERO1_ERR_TIMEOUT, and tells the other ranks, which then give up
- *  with the same text. (Not so where MPI's own call does not return: docs/network.md tells of a case.)
- *  After that the optimizer is spent, and the library makes no more calls of MPI
+ *  falls silent, whether it died, its machine did or a link: MPI never completes what was sent to
+ * it or is to come from it, so each wait gives up once the rank that it waits for has made no
+ * progress for options.timeout_seconds, with ZERO1_ERR_TIMEOUT, and tells the other ranks, which
+ * then give up with the same text. (Not so where MPI's own call does not return: docs/network.md
+ * tells of a case.) After that the optimizer is spent, and the library makes no more calls of MPI
  *  for it: requests that are under way, and the memory that MPI may still touch, are left as they
- *  are. So MPI_Finalize may hang then, and MPI_Comm_free is not called: leave with _exit or MPI_Abort
- *  (and have mpirun --enable-recovery not end all ranks with the first). SIGPIPE, which Open MPI
- *  raises by writing to a rank that is gone, is held back in the library's own calls of MPI; the
- *  program's own calls need signal(SIGPIPE, SIG_IGN).
+ *  are. So MPI_Finalize may hang then, and MPI_Comm_free is not called: leave with _exit or
+ * MPI_Abort (and have mpirun --enable-recovery not end all ranks with the first). SIGPIPE, which
+ * Open MPI raises by writing to a rank that is gone, is held back in the library's own calls of
+ * MPI; the program's own calls need signal(SIGPIPE, SIG_IGN).
  *
  *  [in]  mpi_comm_f  the communicator as Fortran's integer: MPI_Comm_c2f(comm), mpi4py's py2f()
  *  [in]  options     or NULL for the defaults
