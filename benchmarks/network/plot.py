@@ -17,8 +17,8 @@ SIDES = [("zero1, bf16", "step_ms", "#4c78a8"), ("MPI, 16-bit sums", "mpi_16bit_
 def draw_rate(axes, results: list[dict]) -> None:
     width = 0.27
     for index, (label, key, colour) in enumerate(SIDES):
-        shown = [(place, result["limit_ms"] / result[key]) for place, result in enumerate(results)
-                 if result[key]]
+        shown = [(place, result["efficiency"] if key == "step_ms" else result["limit_ms"] / result[key])
+                 for place, result in enumerate(results) if result[key]]
         bars = axes.bar([place + (index - 1) * width for place, _ in shown],
                         [value for _, value in shown], width * 0.92, color=colour, label=label)
         axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2, color=TEXT)
