@@ -79,6 +79,8 @@ static zero1_config config_of(const bench_subject *subject, const bench_options 
   zero1_config_init(&config, sizeof config);
   config.param_dtype = (int32_t)options->param_dtype;
   config.grad_dtype = (int32_t)options->grad_dtype;
+  config.param_wire_dtype = options->param_wire ? ZERO1_WIRE_BF16 : ZERO1_WIRE_AS_IN_MEMORY;
+  config.grad_wire_dtype = options->grad_wire ? ZERO1_WIRE_BF16 : ZERO1_WIRE_AS_IN_MEMORY;
   config.share_params = (int32_t)options->share_params;
   config.overlap = (int32_t)options->overlap;
   config.threads = (int32_t)options->threads;
@@ -118,7 +120,9 @@ void bench_subject_open(bench_subject *subject, const bench_options *options) {
   *subject = (bench_subject){.numel = options->numel,
                              .tensors = options->tensors,
                              .param_dtype = options->param_dtype,
-                             .grad_dtype = options->grad_dtype};
+                             .grad_dtype = options->grad_dtype,
+                             .param_wire = options->param_wire,
+                             .grad_wire = options->grad_wire};
   MPI_Comm_rank(MPI_COMM_WORLD, &subject->rank);
   MPI_Comm_size(MPI_COMM_WORLD, &subject->world_size);
   zero1_group_init(&subject->group, sizeof subject->group);
@@ -161,10 +165,11 @@ bench_step_times bench_subject_step(bench_subject *subject) {
   bench_require(!status, "rank %d: step: %s", subject->rank, zero1_optimizer_last_error(optimizer));
   bench_require(!info.skipped, "rank %d: the step was skipped, for reason %d", subject->rank,
                 info.skip_reason);
-  double mine[7] = {step_ms,       ready_ms,       info.exchange_ms, info.reduce_ms,
-                    info.agree_ms, info.update_ms, info.gather_ms};
-  double all[7];
-  MPI_Allreduce(mine, all, 7, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+  double mine[8] = {step_ms,       ready_ms,       info.exchange_ms, info.reduce_ms,
+                    info.agree_ms, info.update_ms, info.gather_ms,   (double)info.sent_bytes};
+  double all[8];
+  MPI_Allreduce(mine, all, 8, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+  subject->sent_bytes = (int64_t)all[7];
   return (bench_step_times){all[0], all[1], all[2],         all[3],        all[4],
                             all[5], all[6], info.grad_norm, info.clip_coef};
 }
