@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bench_world.h"
+#include "rules.h"
 
 /* ---- who owns a sample ---- */
 
@@ -79,15 +80,34 @@ void bench_check_before(bench_check *check) {
                 MPI_COMM_WORLD);
 }
 
+/* What ranks [begin, begin + count) come to where the wire is bf16: as zero1.h says, to the bit. */
+static double rounded_sum(const bench_check *check, int64_t index, int begin, int count) {
+  float sum = 0;
+  for (int r = begin; r < begin + count; ++r) {
+    const float value = zero1__round_to_bf16(check->all[r * check->count + index]);
+    sum = r == begin ? value : sum + value;
+  }
+  return count < check->subject->world_size ? zero1__round_to_bf16(sum) : sum;
+}
+
+/* Ranks that are summed first, where that shows: then their sums are rounded. */
+static int group_of(const bench_subject *subject) {
+  if (!subject->grad_wire) return 1;
+  return strcmp(zero1_comm_backend(subject->comm), "hierarchical") == 0
+             ? zero1_comm_ranks_per_node(subject->comm)
+             : subject->world_size;
+}
+
 /* The sum times scale and clipping, and how far fp32 may be from it: one rounding for each addition
  * after the first, of at most the sum of magnitudes; one for the factor and one for the product. */
 static double gradient_of(const bench_check *check, int64_t index, double clip_coef,
                           double *bound) {
-  const int world = check->subject->world_size;
+  const int world = check->subject->world_size, group = group_of(check->subject);
   const double factor = clip_coef / world;
   double sum = 0, magnitude = 0;
-  for (int r = 0; r < world; ++r) {
-    const double value = check->all[r * check->count + index];
+  for (int r = 0; r < world; r += group) {
+    const double value = check->subject->grad_wire ? rounded_sum(check, index, r, group)
+                                                   : check->all[r * check->count + index];
     sum += value;
     magnitude += fabs(value);
   }
@@ -107,7 +127,8 @@ static void require_near(const bench_sample *sample, const char *what, double is
 static void check_params(const bench_check *check) {
   const bench_subject *subject = check->subject;
   const size_t count = (size_t)check->count;
-  const double rounding = subject->param_dtype == ZERO1_DTYPE_BF16 ? 0x1p-8 : 0;
+  const int narrow = subject->param_dtype == ZERO1_DTYPE_BF16 || subject->param_wire;
+  const double rounding = narrow ? 0x1p-8 : 0;
   double *mine = bench_alloc(2 * count, sizeof *mine), *all = bench_alloc(2 * count, sizeof *all);
   for (size_t i = 0; i < count; ++i) { /* the others add nothing */
     if (!check->samples[i].exp_avg) continue;

@@ -12,6 +12,10 @@ static const bench_argument rows[] = {
     {"param-dtype", "fp32|bf16", BENCH_DTYPE, FIELD(param_dtype), "fp32", 0, 0,
      "parameters; masters are fp32"},
     {"grad-dtype", "fp32|bf16", BENCH_DTYPE, FIELD(grad_dtype), "fp32", 0, 0, "gradients"},
+    {"param-wire", "fp32|bf16", BENCH_DTYPE, FIELD(param_wire), "fp32", 0, 0,
+     "parameters on their way between ranks; bf16 with --no-baseline"},
+    {"grad-wire", "fp32|bf16", BENCH_DTYPE, FIELD(grad_wire), "fp32", 0, 0,
+     "gradients on their way; bf16 with --no-baseline"},
     {"clip", "X", BENCH_REAL, FIELD(clip), "1", 0, 1e30,
      "highest gradient norm; 0: neither clipping nor guard, so that reduce and update are one "
      "pass"},
@@ -40,7 +44,14 @@ static const bench_argument rows[] = {
 enum { ROW_COUNT = sizeof rows / sizeof *rows };
 
 static bool check_together(const bench_options *options, char *error, size_t error_bytes) {
-  if (options->help || options->tensors <= options->numel) return true;
+  if (options->help) return true;
+  if (options->baseline && (options->param_wire || options->grad_wire)) {
+    snprintf(error, error_bytes,
+             "--%s-wire: MPI's own sums and gathers have none: it takes --no-baseline",
+             options->grad_wire ? "grad" : "param");
+    return false;
+  }
+  if (options->tensors <= options->numel) return true;
   snprintf(error, error_bytes,
            "--tensors: %" PRId64 " tensors are more than the elements of --numel %" PRId64,
            options->tensors, options->numel);

@@ -10,6 +10,7 @@
 typedef struct bench_options {
   int64_t numel, tensors;
   int64_t param_dtype, grad_dtype; /* ZERO1_DTYPE_ */
+  int64_t param_wire, grad_wire;   /* the same: never wider than those */
   double clip;
   int64_t steps, warmup;
   int64_t threads, bucket_numel, ranks_per_node;

@@ -56,6 +56,7 @@ void bench_report_table(const bench_report *report, FILE *out) {
   number(out, "  update", report->mpi_update_ms, "ms");
   number(out, "  allgather", report->mpi_gather_ms, "ms");
   spread(out, "speed-up against MPI", report->speedup_vs_mpi, "");
+  number(out, "sent per rank", (double)report->sent_bytes * 1e-6, "MB");
   number(out, "create", report->create_ms, "ms");
   number(out, "memory per rank", (double)report->memory_bytes * 1e-6, "MB");
   number(out, "  padding of that", (double)report->padding_bytes * 1e-6, "MB");
@@ -74,6 +75,9 @@ static void json_case(bench_json *object, const bench_report *report) {
   bench_json_whole(object, "tensors", options->tensors);
   bench_json_text(object, "param_dtype", bench_dtype_name(options->param_dtype));
   bench_json_text(object, "grad_dtype", bench_dtype_name(options->grad_dtype));
+  bench_json_text(object, "param_wire",
+                  bench_dtype_name(options->param_wire | options->param_dtype));
+  bench_json_text(object, "grad_wire", bench_dtype_name(options->grad_wire | options->grad_dtype));
   bench_json_real(object, "clip", options->clip);
   bench_json_whole(object, "passes", report->two_passes ? 2 : 1);
   bench_json_whole(object, "bucket_numel", report->bucket_numel);
@@ -106,6 +110,7 @@ static void json_times(bench_json *object, const bench_report *report) {
   bench_json_real(object, "mpi_update_ms", report->mpi_update_ms);
   bench_json_real(object, "mpi_gather_ms", report->mpi_gather_ms);
   bench_json_spread(object, "speedup_vs_mpi", report->speedup_vs_mpi);
+  bench_json_whole(object, "sent_bytes", report->sent_bytes);
   bench_json_real(object, "create_ms", report->create_ms);
   bench_json_whole(object, "memory_bytes", (int64_t)report->memory_bytes);
   bench_json_whole(object, "padding_bytes", (int64_t)report->padding_bytes);

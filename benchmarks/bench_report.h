@@ -22,6 +22,7 @@ typedef struct bench_report {
   double mpi_reduce_ms, mpi_update_ms, mpi_gather_ms;
   int bytes_per_param;
   uint64_t memory_bytes, padding_bytes; /* of the rank that has most */
+  int64_t sent_bytes;                   /* to other nodes, in a step; the same */
 } bench_report;
 
 /** Every byte that a step moves through memory, of all ranks. */

@@ -80,6 +80,8 @@ static zero1_config config_of(const bench_subject *subject, const bench_options 
   zero1_config_init(&config, sizeof config);
   config.param_dtype = (int32_t)options->param_dtype;
   config.grad_dtype = (int32_t)options->grad_dtype;
+  config.param_wire_dtype = options->param_wire ? ZERO1_WIRE_BF16 : ZERO1_WIRE_AS_IN_MEMORY;
+  config.grad_wire_dtype = options->grad_wire ? ZERO1_WIRE_BF16 : ZERO1_WIRE_AS_IN_MEMORY;
   config.share_params = (int32_t)options->share_params;
   config.overlap = (int32_t)options->overlap;
   config.threads = (int32_t)options->threads;
@@ -131,7 +133,9 @@ void bench_subject_open(bench_subject *subject, const bench_options *options) {
   *subject = (bench_subject){.numel = options->numel,
                              .tensors = options->tensors,
                              .param_dtype = options->param_dtype,
-                             .grad_dtype = options->grad_dtype};
+                             .grad_dtype = options->grad_dtype,
+                             .param_wire = options->param_wire,
+                             .grad_wire = options->grad_wire};
   MPI_Comm_rank(MPI_COMM_WORLD, &subject->rank);
   MPI_Comm_size(MPI_COMM_WORLD, &subject->world_size);
   zero1_group_init(&subject->group, sizeof subject->group);
@@ -198,11 +202,13 @@ bench_step_times bench_subject_step(bench_subject *subject) {
   bench_require(!info.skipped, "rank %d: the step was skipped, for reason %d", subject->rank,
                 info.skip_reason);
   const double wait_ms = wait_for_params(subject);
-  double mine[9] = {step_ms,        ready_ms,       info.exchange_ms, info.reduce_ms, info.agree_ms,
-                    info.update_ms, info.gather_ms, wait_ms,          first_ms};
-  double all[9];
-  MPI_Allreduce(mine, all, 9, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+  double mine[10] = {
+      step_ms,        ready_ms,       info.exchange_ms, info.reduce_ms, info.agree_ms,
+      info.update_ms, info.gather_ms, wait_ms,          first_ms,       (double)info.sent_bytes};
+  double all[10];
+  MPI_Allreduce(mine, all, 10, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
   MPI_Allreduce(MPI_IN_PLACE, &used_ms, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+  subject->sent_bytes = (int64_t)all[9];
   return (bench_step_times){.step_ms = all[0],
                             .ready_ms = all[1],
                             .exchange_ms = all[2],

@@ -12,6 +12,8 @@ typedef struct bench_subject {
   int rank, world_size;
   int64_t numel, tensors;
   int64_t param_dtype, grad_dtype;
+  int64_t param_wire, grad_wire; /* ZERO1_DTYPE_, too */
+  int64_t sent_bytes;            /* of the last step: zero1_info, of the rank that sent most */
   zero1_group group;
   zero1_comm *comm;
   zero1_optimizer *optimizer;

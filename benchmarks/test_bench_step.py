@@ -24,6 +24,9 @@ def main() -> None:
     assert 0 < result["first_ms"] <= result["step_ms_q3"] and result["cpu_ms"] > 0
     assert result["step_ms"] > 0 and result["limit_ms"] > 0
     assert (result["mpi_baseline_ms"] is None) == ("--no-baseline" in command)
+    if "1" == command[command.index("--ranks-per-node") + 1 if "--ranks-per-node" in command else 0]:
+        wires = 2 + 2 if "--grad-wire" in command else 4 + 4  # bytes of an element, each way
+        assert abs(result["sent_bytes"] / (result["numel"] * wires / 2) - 1) < 0.02
     achieved = result["bytes_moved"] / result["step_ms"] * 1e-6
     assert math.isclose(achieved, result["achieved_gbps"], rel_tol=1e-4)
 

@@ -288,6 +288,7 @@ static void hooks_know(zero1_comm *comm, zero1_optimizer *optimizer) {
   know_events(schedule->arrived, "arrived", rank);
   know_events(schedule->made, "made", rank);
   know_events(schedule->freed, "freed", rank);
+  know(schedule->encoded, "encoded", rank);
   know(schedule->offered, "offered", rank);
   know(schedule->reduced, "reduced", rank);
   know(schedule->agreed, "agreed", rank);

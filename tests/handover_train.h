@@ -15,10 +15,11 @@ typedef struct job {
   const char *name;
   int32_t world, ranks_per_node; /* 0: one node */
   int32_t bf16, private_params, no_overlap, one_pass, threads;
-  int32_t grads_first;  /* writes the next gradients before forward waits for a parameter */
-  int32_t broadcast;    /* the waits of sync_params are looked at: armed before it */
-  int32_t split;        /* reduce_grads, then step */
-  int32_t two;          /* optimizers at a time */
+  int32_t grads_first; /* writes the next gradients before forward waits for a parameter */
+  int32_t broadcast;   /* the waits of sync_params are looked at: armed before it */
+  int32_t split;       /* reduce_grads, then step */
+  int32_t two;         /* optimizers at a time */
+  int32_t int8; /* gradients travel in 8 bits, which hold them; 2: the same gradients as they are */
   int32_t inline_calls; /* as where MPI allows no threads: messages in the caller's own calls */
 } job;
 
@@ -60,9 +61,11 @@ static int is_absent(int step, int32_t rank, int param) {
   return (step == 1 && param == 5) || (step == 2 && param == 3 && rank == 0);
 }
 
-/* In [-8, 8], of another sign pattern every step. */
-static float gradient_of(int step, int32_t rank, int param, int64_t i) {
+/* In [-8, 8], of another sign pattern every step. With int8 the first of each block is 127, so that
+ * its scale is 1. */
+static float gradient_of(const job *what, int step, int32_t rank, int param, int64_t i) {
   if (is_absent(step, rank, param)) return 0;
+  if (what->int8 && i % 256 == 0) return 127;
   const uint32_t mixed =
       ((uint32_t)step * 31 + (uint32_t)rank * 17 + (uint32_t)param * 7 + (uint32_t)i) * 2654435761u;
   return (float)((int32_t)(mixed >> 20) % 17 - 8);
@@ -88,6 +91,7 @@ static zero1_optimizer *create(zero1_comm *comm, const job *what, int32_t scale_
   config.max_grad_norm = what->one_pass ? 0 : 100;
   config.grad_scale = 1.0 / scale_world;
   config.timeout_seconds = 10;
+  if (what->int8 == 1) config.grad_wire_dtype = ZERO1_WIRE_INT8;
   config.param_dtype = config.grad_dtype = what->bf16 ? ZERO1_DTYPE_BF16 : ZERO1_DTYPE_FP32;
   CHECK_STATUS(zero1_optimizer_create(comm, &config, specs, sizeof *specs, PARAMS + 1, &optimizer),
                ZERO1_OK);
@@ -120,8 +124,10 @@ static void write_grads(zero1_optimizer *optimizer, const run *self, int32_t ran
     if (i == 0 || i == PARAMS / 2) slow_caller(rank);
     for (int64_t j = 0; j < SIZES[i]; ++j) {
       float sum = 0;
-      for (int32_t part = 0; part < self->parts; ++part) sum += gradient_of(step, part, i, j);
-      from_float(grad, j, self->what->bf16, self->parts ? sum : gradient_of(step, rank, i, j));
+      for (int32_t part = 0; part < self->parts; ++part)
+        sum += gradient_of(self->what, step, part, i, j);
+      from_float(grad, j, self->what->bf16,
+                 self->parts ? sum : gradient_of(self->what, step, rank, i, j));
     }
     if (!self->what->grads_first) mark(optimizer, self, rank, step, i);
   }
@@ -297,6 +303,7 @@ static history *expect(const job *what) {
   CHECK_STATUS(zero1_comm_create_self(NULL, &comm), ZERO1_OK);
   job one = *what;
   one.private_params = 0;
+  if (what->int8) one.int8 = 2;
   alone.what = &one;
   zero1_optimizer *optimizer = create(comm, &one, what->world);
   write_params(optimizer, &one);
