@@ -1,6 +1,7 @@
 """What growth.py measured, as pictures: lines are measured, dotted ones predicted by bytes, dashed
 ones by bytes with the holes between tensors."""
 
+import math
 import pathlib
 
 import matplotlib
@@ -26,10 +27,12 @@ def panel(axes: Axes, title: str, label: str, ticks: list[int]) -> None:
     axes.set_yscale("log")
     axes.set_title(title, loc="left", fontsize=11, pad=8)
     axes.set_xlabel(label)
-    ticks = [tick for i, tick in enumerate(ticks) if i == 0 or tick >= 3.9 * ticks[i - 1] or
-             tick == 2 * ticks[i - 1]] if len(ticks) > 6 else ticks
-    axes.set_xticks(ticks, [short(tick).replace(",000,000", "M").replace(",000", "k")
-                            for tick in ticks])
+    kept = ticks[:1]
+    for tick in ticks:  # labels that would touch each other
+        if math.log(tick / kept[-1]) > 0.11 * math.log(ticks[-1] / ticks[0]):
+            kept.append(tick)
+    axes.set_xticks(kept, [short(tick).replace(",000,000", "M").replace(",000", "k")
+                           for tick in kept])
     axes.minorticks_off()
     axes.margins(x=0.2)
     axes.grid(color=GRID, linewidth=0.8)
