@@ -439,6 +439,16 @@ static void ask_for_what_cannot_be(zero1_comm *comm, void *arg) {
   CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_ERR_UNSUPPORTED);
   CHECK(strstr(zero1_comm_last_error(comm), "CUDA"));
   trainer_end(&self);
+  config = trainer_config(&base);
+  config.grad_wire_dtype = ZERO1_WIRE_BF16;
+  CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_ERR_UNSUPPORTED);
+  CHECK(strstr(zero1_comm_last_error(comm), "config.grad_wire_dtype is bf16"));
+  trainer_end(&self);
+  config = trainer_config(&base);
+  config.param_wire_dtype = ZERO1_WIRE_BF16;
+  CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_ERR_UNSUPPORTED);
+  CHECK(strstr(zero1_comm_last_error(comm), "config.param_wire_dtype is bf16"));
+  trainer_end(&self);
   config = trainer_config(&base); /* no harm done */
   CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_OK);
   trainer_end(&self);

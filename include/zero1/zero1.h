@@ -82,6 +82,9 @@ enum { ZERO1_DTYPE_FP32 = 0, ZERO1_DTYPE_BF16 = 1 };
 /** In what gradients and parameters travel from rank to rank, whatever they are in memory. Sums are
  *  fp32 all the same.
  *
+ *  NCCL sends what is in memory: with several of its ranks, fp32 over a bf16 wire is
+ *  ZERO1_ERR_UNSUPPORTED.
+ *
  *  What is rounded is rounded (to nearest, of two the even one) wherever it is summed or published,
  *  one's own too, whether it crosses a wire there or stays where it is: a result depends on what is
  *  asked for, and not on which ranks share memory. */
