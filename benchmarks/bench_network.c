@@ -32,6 +32,10 @@ static const bench_argument rows[] = {
     {"tensors", "N", BENCH_WHOLE, FIELD(step.tensors), "16", 1, 1e8, "tensors"},
     {"param-dtype", "fp32|bf16", BENCH_DTYPE, FIELD(step.param_dtype), "bf16", 0, 0, "parameters"},
     {"grad-dtype", "fp32|bf16", BENCH_DTYPE, FIELD(step.grad_dtype), "bf16", 0, 0, "gradients"},
+    {"param-wire", "fp32|bf16", BENCH_DTYPE, FIELD(step.param_wire), "bf16", 0, 0,
+     "parameters between ranks"},
+    {"grad-wire", "fp32|bf16", BENCH_DTYPE, FIELD(step.grad_wire), "bf16", 0, 0,
+     "gradients between ranks, and the sums of a host's ranks between hosts"},
     {"steps", "N", BENCH_WHOLE, FIELD(step.steps), "9", 1, 1e6, "repetitions that count"},
     {"warmup", "N", BENCH_WHOLE, FIELD(step.warmup), "2", 1, 1e6, "repetitions before them"},
     {"threads", "N", BENCH_WHOLE, FIELD(step.threads), "1", 0, 1024, "threads per rank"},
@@ -130,9 +134,14 @@ static void open_side(run *self, int which) {
   at->baseline.narrow_sums = which == TEXTBOOK_16;
 }
 
+/* A wire is never wider than what crosses it is in memory. */
+static int64_t crossing_bytes(int64_t dtype, int64_t wire) {
+  return dtype == ZERO1_DTYPE_BF16 || wire == ZERO1_DTYPE_BF16 ? 2 : 4;
+}
+
 static int64_t bytes_each(const run *self) {
-  return (int64_t)zero1__dtype_bytes((zero1__dtype)self->subject.grad_dtype) +
-         (int64_t)zero1__dtype_bytes((zero1__dtype)self->subject.param_dtype);
+  return crossing_bytes(self->subject.grad_dtype, self->subject.grad_wire) +
+         crossing_bytes(self->subject.param_dtype, self->subject.param_wire);
 }
 
 /* Of one step, each way: see above. */
@@ -244,6 +253,8 @@ static void json_case(bench_json *object, const run *self) {
   bench_json_whole(object, "numel", self->subject.numel);
   bench_json_text(object, "param_dtype", bench_dtype_name(self->subject.param_dtype));
   bench_json_text(object, "grad_dtype", bench_dtype_name(self->subject.grad_dtype));
+  bench_json_text(object, "param_wire", bench_dtype_name(self->subject.param_wire));
+  bench_json_text(object, "grad_wire", bench_dtype_name(self->subject.grad_wire));
   bench_json_whole(object, "bucket_numel", self->subject.optimizer->settings.config.bucket_numel);
   bench_json_whole(object, "steps", self->options->step.steps);
 }
