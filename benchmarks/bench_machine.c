@@ -57,3 +57,14 @@ void bench_machine_find(bench_machine *machine) {
   find_text("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "[", "]",
             machine->shared_huge_pages);
 }
+
+void bench_machine_json(bench_json *object, const bench_machine *machine) {
+  bench_json_text(object, "cpu", machine->cpu);
+  bench_json_whole(object, "cores", machine->cores);
+  bench_json_real(object, "memory_gib", machine->memory_gib);
+  bench_json_text(object, "kernel", machine->kernel);
+  bench_json_text(object, "compiler", machine->compiler);
+  bench_json_text(object, "mpi", machine->mpi);
+  bench_json_text(object, "huge_pages", machine->huge_pages);
+  bench_json_text(object, "shared_huge_pages", machine->shared_huge_pages);
+}

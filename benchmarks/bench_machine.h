@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "bench_json.h"
+
 typedef struct bench_machine {
   char cpu[128];
   int64_t cores;
@@ -16,5 +18,7 @@ typedef struct bench_machine {
 
 /** "unknown" where something cannot be told. After MPI_Init. */
 void bench_machine_find(bench_machine *machine);
+
+void bench_machine_json(bench_json *object, const bench_machine *machine);
 
 #endif

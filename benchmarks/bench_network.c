@@ -253,8 +253,10 @@ static void json_case(bench_json *object, const run *self) {
   bench_json_whole(object, "numel", self->subject.numel);
   bench_json_text(object, "param_dtype", bench_dtype_name(self->subject.param_dtype));
   bench_json_text(object, "grad_dtype", bench_dtype_name(self->subject.grad_dtype));
-  bench_json_text(object, "param_wire", bench_dtype_name(self->subject.param_wire));
-  bench_json_text(object, "grad_wire", bench_dtype_name(self->subject.grad_wire));
+  bench_json_text(object, "param_wire",
+                  bench_dtype_name(self->subject.param_wire | self->subject.param_dtype));
+  bench_json_text(object, "grad_wire",
+                  bench_dtype_name(self->subject.grad_wire | self->subject.grad_dtype));
   bench_json_whole(object, "bucket_numel", self->subject.optimizer->settings.config.bucket_numel);
   bench_json_whole(object, "steps", self->options->step.steps);
 }
@@ -289,26 +291,17 @@ static void json_side(bench_json *object, const run *self, const side *at, const
   bench_json_spread(object, key, bench_series_ratio(&at->total, &self->step));
 }
 
-static void json_machine(bench_json *object) {
-  bench_machine machine;
-  bench_machine_find(&machine);
-  bench_json_text(object, "cpu", machine.cpu);
-  bench_json_whole(object, "cores", machine.cores);
-  bench_json_real(object, "memory_gib", machine.memory_gib);
-  bench_json_text(object, "kernel", machine.kernel);
-  bench_json_text(object, "compiler", machine.compiler);
-  bench_json_text(object, "mpi", machine.mpi);
-}
-
 static void report_json(const run *self, const char *path) {
   FILE *out = fopen(path, "w");
   bench_require(out != NULL, "--json: %s cannot be written", path);
   bench_json object = bench_json_begin(out);
+  bench_machine machine;
   json_case(&object, self);
   json_times(&object, self);
   json_side(&object, self, &self->sides[TEXTBOOK_FP32], "mpi_fp32");
   json_side(&object, self, &self->sides[TEXTBOOK_16], "mpi_16bit");
-  json_machine(&object);
+  bench_machine_find(&machine);
+  bench_machine_json(&object, &machine);
   bench_json_end(&object);
   const int bad = ferror(out);
   bench_require(!fclose(out) && !bad, "--json: %s cannot be written", path);

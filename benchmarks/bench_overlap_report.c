@@ -95,6 +95,9 @@ static void json_case(bench_json *object, const bench_overlap_report *report) {
   bench_json_whole(object, "tensors", subject->tensors);
   bench_json_text(object, "param_dtype", bench_dtype_name(subject->param_dtype));
   bench_json_text(object, "grad_dtype", bench_dtype_name(subject->grad_dtype));
+  bench_json_text(object, "param_wire",
+                  bench_dtype_name(subject->param_wire | subject->param_dtype));
+  bench_json_text(object, "grad_wire", bench_dtype_name(subject->grad_wire | subject->grad_dtype));
   bench_json_real(object, "clip", subject->clip);
   bench_json_whole(object, "bucket_numel", report->bucket_numel);
   bench_json_whole(object, "overlap", subject->overlap);
@@ -132,15 +135,6 @@ static void json_way(bench_json *object, const bench_overlap_way *way) {
   bench_json_item_end(object);
 }
 
-static void json_machine(bench_json *object, const bench_machine *machine) {
-  bench_json_text(object, "cpu", machine->cpu);
-  bench_json_whole(object, "cores", machine->cores);
-  bench_json_real(object, "memory_gib", machine->memory_gib);
-  bench_json_text(object, "kernel", machine->kernel);
-  bench_json_text(object, "compiler", machine->compiler);
-  bench_json_text(object, "mpi", machine->mpi);
-}
-
 bool bench_overlap_json(const bench_overlap_report *report, const char *path) {
   FILE *out = fopen(path, "w");
   if (!out) return false;
@@ -149,7 +143,7 @@ bool bench_overlap_json(const bench_overlap_report *report, const char *path) {
   bench_json_list(&object, "computations");
   for (int w = 0; w < report->way_count; ++w) json_way(&object, &report->ways[w]);
   bench_json_list_end(&object);
-  json_machine(&object, &report->machine);
+  bench_machine_json(&object, &report->machine);
   bench_json_end(&object);
   const bool good = !ferror(out);
   return fclose(out) == 0 && good;

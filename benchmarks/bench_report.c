@@ -116,24 +116,13 @@ static void json_times(bench_json *object, const bench_report *report) {
   bench_json_whole(object, "padding_bytes", (int64_t)report->padding_bytes);
 }
 
-static void json_machine(bench_json *object, const bench_machine *machine) {
-  bench_json_text(object, "cpu", machine->cpu);
-  bench_json_whole(object, "cores", machine->cores);
-  bench_json_real(object, "memory_gib", machine->memory_gib);
-  bench_json_text(object, "kernel", machine->kernel);
-  bench_json_text(object, "compiler", machine->compiler);
-  bench_json_text(object, "mpi", machine->mpi);
-  bench_json_text(object, "huge_pages", machine->huge_pages);
-  bench_json_text(object, "shared_huge_pages", machine->shared_huge_pages);
-}
-
 bool bench_report_json(const bench_report *report, const char *path) {
   FILE *out = fopen(path, "w");
   if (!out) return false;
   bench_json object = bench_json_begin(out);
   json_case(&object, report);
   json_times(&object, report);
-  json_machine(&object, &report->machine);
+  bench_machine_json(&object, &report->machine);
   bench_json_end(&object);
   const bool good = !ferror(out);
   return fclose(out) == 0 && good;

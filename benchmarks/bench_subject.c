@@ -141,7 +141,7 @@ void bench_subject_open(bench_subject *subject, const bench_options *options) {
   zero1_group_init(&subject->group, sizeof subject->group);
   open_comm(subject, options);
   const zero1_config config = config_of(subject, options);
-  create(subject, &config, options->creates);
+  create(subject, &config, options->creates > 1 ? options->creates : 1);
   subject->params = bench_alloc((size_t)subject->tensors, sizeof *subject->params);
   subject->grads = bench_alloc((size_t)subject->tensors, sizeof *subject->grads);
   for (int64_t i = 0; i < subject->tensors; ++i) {

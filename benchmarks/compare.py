@@ -79,6 +79,8 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def mpirun(ranks: int) -> list[str]:
+    # mpirun refuses root, who one is in a container, unless told otherwise.
+    os.environ.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     command = ["mpirun", "-n", str(ranks)]
     if ranks <= len(os.sched_getaffinity(0)):
         return command

@@ -9,7 +9,6 @@ growth_sweeps.py predicts."""
 
 import argparse
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -98,27 +97,18 @@ def calm(runner: Runner, point: Point, creates: int) -> dict:
 
 
 class Turns:
-    """The lock that keeps others still, given back after each LONGEST_TURN, and the reference, which
-    holds for REFERENCE_HOLDS; seconds."""
+    """Points beside the reference, which holds for REFERENCE_HOLDS seconds."""
 
-    LONGEST_TURN = 90
     REFERENCE_HOLDS = 20
 
-    def __init__(self, runner: Runner, lock: pathlib.Path | None) -> None:
+    def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self.file = open(lock, "a", encoding="utf-8") if lock else None
-        self.began = self.referred = -math.inf
+        self.referred = -math.inf
         self.reference: dict = {}
 
     def begin(self) -> dict:
         """Before a point; returns what the reference came to."""
-        now = time.monotonic()
-        if self.file and now - self.began > self.LONGEST_TURN:
-            fcntl.flock(self.file, fcntl.LOCK_UN)
-            time.sleep(1)  # for those who wait
-            fcntl.flock(self.file, fcntl.LOCK_EX)
-            now = self.began = time.monotonic()
-        if now - self.referred > self.REFERENCE_HOLDS or self.began > self.referred:
+        if time.monotonic() - self.referred > self.REFERENCE_HOLDS:
             self.reference = calm(self.runner, reference_of(self.runner.quick), 1)
             self.referred = time.monotonic()
         return self.reference
@@ -205,9 +195,6 @@ def parse() -> argparse.Namespace:
                         help="folder of the build [build]")
     parser.add_argument("--out", type=pathlib.Path, metavar="FOLDER",
                         help="where the results go [benchmarks/results; build/growth with --quick]")
-    parser.add_argument("--lock", type=pathlib.Path, metavar="FILE",
-                        help="lock to hold while measuring, for a machine with others on it; "
-                             "given back for a while every one and a half minutes")
     parser.add_argument("--real-time", action="store_true",
                         help="before all other programs of the machine, as root: for a machine that "
                              "is not idle")
@@ -238,7 +225,7 @@ def main() -> None:
                   if sweep.name in arguments.only.split(",")]
         try:
             runner = Runner(arguments.program.resolve(), arguments.quick, arguments.real_time)
-            found = run(Turns(runner, arguments.lock), chosen)
+            found = run(Turns(runner), chosen)
         except Failure as failure:
             sys.exit(f"growth: {failure}")
         found = clean(keep_others(path, found))

@@ -149,11 +149,11 @@ static zero1_status check(const zero1_config *config, int32_t world_size, zero1_
                        config->version, (unsigned)ZERO1_VERSION);
   zero1_status status = check_dtype("config.param_dtype", config->param_dtype, error);
   if (!status) status = check_dtype("config.grad_dtype", config->grad_dtype, error);
-  if (!status) status = check_wires(config, error);
   if (!status) status = check_flag("config.share_params", config->share_params, error);
   if (!status) status = check_flag("config.overlap", config->overlap, error);
   if (!status) status = check_flag("config.guard", config->guard, error);
   if (!status) status = check_device(config, error);
+  if (!status) status = check_wires(config, error);
   if (!status && config->reserved)
     status =
         zero1__fail(error, ZERO1_ERR_INVALID, "config.reserved is %d, not 0", config->reserved);

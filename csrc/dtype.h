@@ -10,7 +10,7 @@
 typedef int32_t zero1__dtype;
 
 /** Of the library alone: fp32 in memory, bf16 on the wire. A gradient of it is rounded whenever it
- * is loaded; a parameter of it is always a bf16 value, which its separate master is rounded to. So
+ *  is loaded; a parameter of it is always a bf16 value, which its separate master is rounded to. So
  *  results do not depend on what really crosses a wire. */
 #define ZERO1__DTYPE_FP32_AS_BF16 2
 

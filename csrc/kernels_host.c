@@ -477,9 +477,10 @@ static __attribute__((noinline)) void encode_block(const zero1__int8_job *job, i
 static __attribute__((noinline)) void settle_block(const zero1__int8_job *job, int64_t at,
                                                    int64_t numel, const zero1__int8_block *block) {
   float value[ZERO1__BLOCK];
-  float *restrict residual = job->residual + at;
+  float *residual = job->residual + at;
   const float scale = block->scale;
   add_residual(job, at, numel, value);
+  INDEPENDENT
   for (int64_t e = 0; e < numel; ++e)
     residual[e] = zero1__one_nan(value[e] - zero1__int8_value(block->code[e], scale));
 }

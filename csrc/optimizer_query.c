@@ -59,8 +59,9 @@ zero1_status zero1_optimizer_residual(zero1_optimizer *optimizer, int64_t index,
   if (!buffers->residual || (optimizer->registry.flags[index] & ZERO1_PARAM_FROZEN))
     return ZERO1_OK;
   zero1__schedule_finish(&optimizer->schedule);
-  *residual = buffers->residual + block * ZERO1__BLOCK;
-  return zero1__optimizer_outcome(optimizer);
+  status = zero1__optimizer_outcome(optimizer);
+  if (!status) *residual = buffers->residual + block * ZERO1__BLOCK;
+  return status;
 }
 
 /* ---- hyper-parameters ---- */

@@ -93,7 +93,17 @@ static int32_t awaited_peer(const zero1__request *requests, int64_t count) {
 }
 
 static void tell(const zero1__port *port, int32_t awaited) {
-  if (port->wire->ops->tell) port->wire->ops->tell(port->wire, awaited);
+  zero1__wire *wire = port->wire;
+  if (!wire->awaited) return;
+  atomic_store(&wire->awaited[wire->rank], awaited);
+  wire->ops->tell(wire, awaited);
+}
+
+/* This rank goes on, after this wait or one before it that failed. */
+static void take_back(const zero1__port *port) {
+  zero1__wire *wire = port->wire;
+  if (wire->awaited && atomic_exchange(&wire->awaited[wire->rank], -1) >= 0)
+    wire->ops->tell(wire, -1);
 }
 
 static void listen(const zero1__port *port) {
@@ -141,12 +151,11 @@ zero1_status zero1__port_wait(const zero1__port *port, zero1__request *requests,
   for (int looks = 0;; ++looks) {
     int64_t active;
     zero1_status status = look(port, requests, count, &active, error);
-    if (active != before && has_told) {
-      tell(port, -1);
-      has_told = 0;
-    }
-    if (status || !active) return status;
+    if (status) return status;
+    if (active != before) take_back(port);
+    if (!active) return ZERO1_OK;
     if (active != before) {
+      has_told = 0;
       before = active;
       looks = 0;
       progress_ns = 0;

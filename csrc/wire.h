@@ -60,8 +60,8 @@ struct zero1__wire {
   int32_t rank, world_size;
   int32_t next_port, port_count; /* ports are used again after port_count of them */
   int32_t device_memory;         /* 1: messages may lie in memory of devices, too */
-  _Atomic(int32_t) *awaited;     /* [world_size] whom each rank says that it waits for, or -1; owned
-                                    by the carrier; NULL where it tells nothing */
+  _Atomic(int32_t) *awaited;     /* [world_size] whom each rank, this one too, says that it waits
+                                    for, or -1; owned by the carrier; NULL where it tells nothing */
 };
 
 /** What a message is for: the tag within its port. */

@@ -152,7 +152,8 @@ zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capa
   channel->port.stop = &channel->stop;
   channel->direct = zero1__bundle_reaches(&channel->port, device);
   channel->bundles = calloc((size_t)ring_count, sizeof *channel->bundles);
-  if (!channel->bundles)
+  channel->taken = calloc(ZERO1__CHILDREN + 1, 1);
+  if (!channel->bundles || !channel->taken)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d bundles", ring_count);
   channel->base.ring_count = ring_count;
   channel->ring_bytes = slot_bytes * (size_t)ring_count;
@@ -180,6 +181,7 @@ void zero1__wire_channel_close(zero1__wire_channel *channel) {
   for (int32_t i = 0; channel->bundles && i < channel->base.ring_count; ++i)
     zero1__bundle_close(&channel->bundles[i]);
   free(channel->bundles);
+  free(channel->taken);
   if (channel->direct)
     device->ops->memory_free(device, channel->ring, channel->ring_bytes);
   else
@@ -238,14 +240,15 @@ zero1_status zero1__wire_gather(zero1__wire_channel *channel, int64_t bucket, ze
   return status;
 }
 
-/* Relative to the root, rank v receives from v - lowest bit, and sends to v + 1, 2, 4, ... below
+/* A piece is sent once the one before has been taken: what is sent may wait in memory of the carrier.
+ * Relative to the root, rank v receives from v - lowest bit, and sends to v + 1, 2, 4, ... below
  * that bit; 6 ranks: 0 -> 4, 2, 1; 2 -> 3; 4 -> 5. */
 static zero1_status broadcast_piece(zero1__wire_channel *channel, char *data, size_t bytes,
                                     zero1__peers peers, int32_t root, zero1__error *error) {
   const int32_t own = (channel->base.comm->rank - peers.first) / peers.stride;
   const int32_t mine = (own - root + peers.count) % peers.count;
-  zero1__request requests[32] = {0};
-  int32_t bit = 1, sends = 0;
+  zero1__request requests[2 * ZERO1__CHILDREN + 1] = {0};
+  int32_t bit = 1, count = 0;
   zero1_status status = ZERO1_OK;
   while (bit < peers.count && !(mine & bit)) bit *= 2;
   if (mine) {
@@ -254,16 +257,24 @@ static zero1_status broadcast_piece(zero1__wire_channel *channel, char *data, si
         zero1__port_recv(&channel->port, data, bytes, from, ZERO1__TAG_BROADCAST, requests, error);
     if (!status)
       status = zero1__port_wait(&channel->port, requests, 1, "the root's parameters", error);
+    if (!status)
+      status = zero1__port_send(&channel->port, "", 1, from, ZERO1__TAG_BROADCAST,
+                                &requests[count++], error);
   }
   for (bit /= 2; bit && !status; bit /= 2) {
     if (mine + bit >= peers.count) continue;
     const int32_t to = peer_at(peers, mine + bit + root);
     status = zero1__port_send(&channel->port, data, bytes, to, ZERO1__TAG_BROADCAST,
-                              &requests[sends++], error);
+                              &requests[count++], error);
+    if (!status)
+      status = zero1__port_recv(&channel->port, &channel->taken[count / 2], 1, to,
+                                ZERO1__TAG_BROADCAST, &requests[count], error);
+    ++count;
   }
   if (!status)
-    status = zero1__port_wait(&channel->port, requests, sends, "the parameters to be taken", error);
-  if (status && !zero1__port_cancel(&channel->port, requests, 32)) channel->abandoned = 1;
+    status = zero1__port_wait(&channel->port, requests, count, "the parameters to be taken", error);
+  if (status && !zero1__port_cancel(&channel->port, requests, sizeof requests / sizeof *requests))
+    channel->abandoned = 1;
   return status;
 }
 

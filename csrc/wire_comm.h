@@ -43,9 +43,12 @@ extern const zero1__comm_ops zero1__hierarchical_ops;
 
 /** Chunks in flight: enough to keep a link busy while one is being reduced, each short enough to be
  *  reduced out of the caches. Measured at 10 Gbit/s on 2 cores: exchange 75 to 100 ms with 4 of 2
- * MiB from each peer, 33 to 50 ms with 8 of 256 KiB. */
+ *  MiB from each peer, 33 to 50 ms with 8 of 256 KiB. */
 #define ZERO1__RING_COUNT 8
 #define ZERO1__PIECE_BYTES ((int64_t)256 << 10)
+
+/** To so many ranks at most one rank passes a broadcast on: 2^32 ranks. */
+#define ZERO1__CHILDREN 32
 
 /** The part of a channel that sends and receives. The receive buffers are memory that the device
  *  reads: its own where the carrier reaches that, else pinned. */
@@ -55,6 +58,7 @@ typedef struct zero1__wire_channel {
   atomic_int stop;        /* port.stop */
   zero1__bundle *bundles; /* [base.ring_count] */
   char *ring;             /* receive buffers */
+  char *taken; /* [ZERO1__CHILDREN] of a broadcast: a byte from each that has its piece */
   size_t ring_bytes;
   int32_t direct;    /* 1: the carrier reaches memory of the device */
   int32_t abandoned; /* the carrier may still touch memory that it reaches: it is never freed */

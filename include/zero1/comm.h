@@ -102,22 +102,22 @@ ZERO1_API zero1_status zero1_comm_create_node(int32_t rank, int32_t world_size,
  *
  *  A rank that is lost: on this machine its process is seen to end, at once. On another machine it
  *  falls silent, whether it died, its machine did or a link: MPI never completes what was sent to
- * it or is to come from it, so each wait gives up once the rank that it waits for has made no
- * progress for options.timeout_seconds, with ZERO1_ERR_TIMEOUT, and tells the other ranks, which
- * then give up with the same text. (Not so where MPI's own call does not return: docs/network.md
- * tells of a case.) After that the optimizer is spent, and the library makes no more calls of MPI
- *  for it: requests that are under way, and the memory that MPI may still touch, are left as they
- *  are. So MPI_Finalize may hang then, and MPI_Comm_free is not called: leave with _exit or
- * MPI_Abort (and have mpirun --enable-recovery not end all ranks with the first). SIGPIPE, which
- * Open MPI raises by writing to a rank that is gone, is held back in the library's own calls of
- * MPI; the program's own calls need signal(SIGPIPE, SIG_IGN).
+ *  it or is to come from it, so each wait gives up once the rank that it waits for has made no
+ *  progress for options.timeout_seconds, with ZERO1_ERR_TIMEOUT, and tells the other ranks, which
+ *  then give up with the same text. (Not so where MPI's own call does not return: docs/network.md
+ *  tells of a case.) After that the optimizer is spent, and the library makes no more calls of MPI
+ *  for it but for that notice: requests that are under way, and the memory that MPI may still
+ *  touch, are left as they are. So MPI_Finalize may hang then, and MPI_Comm_free is not called:
+ *  leave with _exit or MPI_Abort (and have mpirun --enable-recovery not end all ranks with the
+ *  first). SIGPIPE, which Open MPI raises by writing to a rank that is gone, is held back in the
+ *  library's own calls of MPI; the program's own calls need signal(SIGPIPE, SIG_IGN).
  *
  *  [in]  mpi_comm_f  the communicator as Fortran's integer: MPI_Comm_c2f(comm), mpi4py's py2f()
  *  [in]  options     or NULL for the defaults
  *  [out] comm        owned by the caller, to be destroyed before MPI_Finalize; NULL on failure
  *  ZERO1_ERR_MISMATCH: names the option that differs. ZERO1_ERR_STATE: MPI is not initialised, or
- * finalised. ZERO1_ERR_UNSUPPORTED: this build has no MPI. ZERO1_ERR_INVALID, ZERO1_ERR_VERSION,
- * ZERO1_ERR_MEMORY, ZERO1_ERR_COMM. */
+ *  finalised. ZERO1_ERR_UNSUPPORTED: this build has no MPI. ZERO1_ERR_INVALID, ZERO1_ERR_VERSION,
+ *  ZERO1_ERR_MEMORY, ZERO1_ERR_COMM. */
 ZERO1_API zero1_status zero1_comm_create_mpi(int32_t mpi_comm_f, const zero1_comm_options *options,
                                              zero1_comm **comm);
 

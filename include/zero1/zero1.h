@@ -158,9 +158,9 @@ typedef struct zero1_config {
    *  give one, create fails and what they gave is of no use any more. */
   zero1_comm *agree_comm;
 
-  void
-      *stream; /* what ZERO1_STREAM_DEFAULT stands for in the calls. CUDA: a cudaStream_t, and
-                  ZERO1_STREAM_DEFAULT (default) CUDA's own default stream. The host has no other */
+  /** What ZERO1_STREAM_DEFAULT stands for in the calls. CUDA: a cudaStream_t, and
+   *  ZERO1_STREAM_DEFAULT (default) CUDA's own default stream. The host has no other. */
+  void *stream;
 
   int32_t device;       /* ZERO1_DEVICE_; host (default) or CUDA, the same on every rank */
   int32_t device_index; /* which GPU; -1 (default): the calling thread's current one */
@@ -179,24 +179,24 @@ typedef struct zero1_config {
    *  gradients that are bf16 in memory changes no bit, and sends 16 of them.
    *
    *  int8, for slow links: 8 bits and a scale for each block of 256 elements of a parameter, 8.5
-   * bits an element. What a rank's codes leave of its gradient is kept, its residual
+   *  bits an element. What a rank's codes leave of its gradient is kept, its residual
    *  (zero1_optimizer_residual), and added to its next gradient, so that nothing is lost but time
    *  (error feedback). What is coded is the gradient as backward has left it, all microbatches
    *  together; a block of it that is not finite, residual included, is not finite as a whole
    *  (nonfinite_numel counts all of it). A step that is skipped or dropped leaves the residual as
-   * it was, bit for bit; a parameter that is absent on a rank sends zeros there, and its residual
-   * stays. Sums are fp32; those of groups of ranks are rounded to bf16 before they are summed
-   * across groups, and are not coded again. Takes 4 bytes a gradient for the residual, 1.0625 for
-   * the codes, 4 / world_size for sums, and always two passes. With it alone results do depend on
-   * the world size, as every rank codes by itself; they do not on the communicator (with the same
-   * reduce_group), the bucket size, threads or instruction set. On CUDA: ZERO1_ERR_UNSUPPORTED. */
+   *  it was, bit for bit; a parameter that is absent on a rank sends zeros there, and its residual
+   *  stays. Sums are fp32; those of groups of ranks are rounded to bf16 before they are summed
+   *  across groups, and are not coded again. Takes 4 bytes a gradient for the residual, 1.0625 for
+   *  the codes, 4 / world_size for sums, and always two passes. With it alone results do depend on
+   *  the world size, as every rank codes by itself; they do not on the communicator (with the same
+   *  reduce_group), the bucket size, threads or instruction set. On CUDA: ZERO1_ERR_UNSUPPORTED. */
   int32_t grad_wire_dtype;
 
   /** ZERO1_WIRE_: in what parameters travel; default as in memory. bf16 for fp32 parameters: these
    *  are fp32 in memory with bf16 values, and have a separate fp32 master of full precision, as
-   * bf16 parameters have. What the caller wrote before sync_params, or params_changed, goes into
-   * the master with all of its bits, and the parameter is rounded by that call, on every rank.
-   * Frozen parameters travel once, as they are. fp32 for bf16 parameters changes nothing. */
+   *  bf16 parameters have. What the caller wrote before sync_params, or params_changed, goes into
+   *  the master with all of its bits, and the parameter is rounded by that call, on every rank.
+   *  Frozen parameters travel once, as they are. fp32 for bf16 parameters changes nothing. */
   int32_t param_wire_dtype;
   int32_t reserved;
 } zero1_config;
@@ -236,10 +236,10 @@ typedef struct zero1_param_spec {
  *  [out] optimizer   owned by the caller: zero1_optimizer_destroy; NULL on failure
  *  ZERO1_ERR_INVALID: names the field or parameter. ZERO1_ERR_VERSION. ZERO1_ERR_MISMATCH: names
  *  the first difference. ZERO1_ERR_MEMORY: says how much was asked for. ZERO1_ERR_NO_DEVICE: no
- * GPU, or a driver that is too old, in CUDA's own words. ZERO1_ERR_DEVICE: a thread cannot be
- * started, or the GPU failed. ZERO1_ERR_UNSUPPORTED: this build has no CUDA, or none for this GPU;
- * or comm, agree_comm and device do not go together: the text says which. ZERO1_ERR_PEER, _TIMEOUT,
- * _COMM, _ABORTED. */
+ *  GPU, or a driver that is too old, in CUDA's own words. ZERO1_ERR_DEVICE: a thread cannot be
+ *  started, or the GPU failed. ZERO1_ERR_UNSUPPORTED: this build has no CUDA, or none for this
+ *  GPU; or comm, agree_comm and device do not go together: the text says which. ZERO1_ERR_PEER,
+ *  _TIMEOUT, _COMM, _ABORTED. */
 ZERO1_API zero1_status zero1_optimizer_create(zero1_comm *comm, const zero1_config *config,
                                               const zero1_param_spec *specs, size_t spec_bytes,
                                               int64_t param_count, zero1_optimizer **optimizer);
@@ -269,7 +269,7 @@ ZERO1_API zero1_status zero1_optimizer_find(zero1_optimizer *optimizer, const ch
 
 /** Where parameter `index` lives, in memory of config.device: [numel] of param_dtype, contiguous,
  *  1024 bytes aligned at fp32 and 512 at bf16. Owned by the optimizer; constant for its life. Not
- * collective. ZERO1_ERR_INVALID: no such parameter. */
+ *  collective. ZERO1_ERR_INVALID: no such parameter. */
 ZERO1_API zero1_status zero1_optimizer_param(zero1_optimizer *optimizer, int64_t index,
                                              void **param);
 
@@ -330,8 +330,8 @@ ZERO1_API zero1_status zero1_optimizer_zero_grad(zero1_optimizer *optimizer, voi
  *  ZERO1_ERR_STATE: it is ready or absent already, or the gradients are reduced; in debug builds of
  *  the library also: forward has not waited for the parameter. ZERO1_ERR_INVALID: no such
  *  parameter, or frozen, or no such stream. ZERO1_ERR_UNSUPPORTED: the stream is being captured,
- * and ranks communicate through the host, or buckets are offloaded. ZERO1_ERR_MEMORY.
- * ZERO1_ERR_SPENT, or first the failure that spent the handle. */
+ *  and ranks communicate through the host, or buckets are offloaded. ZERO1_ERR_MEMORY.
+ *  ZERO1_ERR_SPENT, or first the failure that spent the handle. */
 ZERO1_API zero1_status zero1_optimizer_grad_ready(zero1_optimizer *optimizer, int64_t index,
                                                   void *stream);
 
@@ -345,9 +345,9 @@ ZERO1_API zero1_status zero1_optimizer_grad_absent(zero1_optimizer *optimizer, i
  *  wants zero1_optimizer_info before deciding between step and drop_grads. Collective;
  *  asynchronous.
  *  ZERO1_ERR_STATE: sync_params was never called, with parameters that have a master beside them;
- * or some gradient is neither ready nor absent (named; its peers skip the step with the same
- * error), or the gradients are reduced already. ZERO1_ERR_SPENT, or first the failure that spent
- * the handle. */
+ *  or some gradient is neither ready nor absent (named; its peers skip the step with the same
+ *  error), or the gradients are reduced already. ZERO1_ERR_SPENT, or first the failure that spent
+ *  the handle. */
 ZERO1_API zero1_status zero1_optimizer_reduce_grads(zero1_optimizer *optimizer);
 
 /** Updates this rank's shard and gives every rank the new parameters; calls reduce_grads first if
