@@ -79,7 +79,8 @@ def markdown(found: dict) -> str:
         lines += ["", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
                       f"{machine['kernel']}, {machine['compiler']}, {machine['mpi']}; {machine['isa']} "
                       f"kernels; more threads than {machine['cores']} share the cores. Transparent huge "
-                      f"pages: {machine['huge_pages']}, in shared memory: {machine['shared_huge_pages']}."]
+                      f"pages: {machine['huge_pages']}, in shared memory: {machine['shared_huge_pages']}, "
+                      "where the library asks page by page."]
     for sweep in sweeps(found["quick"]):
         rows = [row for row in found["points"] if row["sweep"] == sweep.name]
         if rows:

@@ -175,7 +175,11 @@ def main() -> None:
         path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in folder.glob("*.json")
     }
-    results = {name: result for name, result in results.items() if result.get("part") == name}
+    results = {  # other files are of other programs
+        name: result
+        for name, result in results.items()
+        if isinstance(result, dict) and result.get("part") == name
+    }
     plt.rcParams.update({
         "font.size": 10, "text.color": TEXT, "axes.labelcolor": TEXT, "xtick.color": TEXT,
         "ytick.color": TEXT

@@ -62,7 +62,8 @@ def print_steps(results: dict[str, dict[str, Any]]) -> None:
           f"{first['steps']} repetitions, ratios of pairs. Written by `scripts/bench`.\n")
     print(f"{first['cpu']}, {first['cores']} cores, {first['memory_gib']:.0f} GiB, "
           f"{first['kernel']}, {first['compiler']}, {first['mpi']}; transparent huge pages: "
-          f"{first['huge_pages']}, in shared memory: {first['shared_huge_pages']}.\n")
+          f"{first['huge_pages']}, in shared memory: {first['shared_huge_pages']}, where the "
+          "library asks page by page.\n")
     table(HEADER, 2, [step_row(name, result) for name, result in results.items()])
     if "tensors_one" not in results or "tensors_many" not in results:
         return

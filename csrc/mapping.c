@@ -10,6 +10,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 static zero1_status no_memory(zero1__error *error, size_t bytes, const char *what, int number) {
   return zero1__fail(error, ZERO1_ERR_MEMORY, "%zu bytes of memory for the node: %s: %s", bytes,
                      what, strerror(number));
@@ -23,6 +25,8 @@ static zero1_status no_memory(zero1__error *error, size_t bytes, const char *wha
  * unasked (transparent_hugepage/shmem_enabled) is none by default. */
 
 #define HUGE_BYTES ((size_t)2 << 20)
+#define ASK_BYTES ((size_t)64 << 20) /* at once */
+#define ASK_NS ((int64_t)5000000000) /* in all, for one mapping */
 #if !defined(MADV_COLLAPSE)
   #define MADV_COLLAPSE 25 /* Linux 6.1; others refuse it, and nothing is lost */
 #endif
@@ -40,10 +44,15 @@ static void *take_addresses(size_t bytes) {
   return taken + before;
 }
 
-/* Huge pages come where there were none or small ones, as far as the machine has any. */
-static void ask_for_huge_pages(void *base, size_t bytes) {
+/* Huge pages come where there were none or small ones, as far as the machine has any: it may have to
+ * move others for them, which is worth some seconds, and no more. */
+static void ask_for_huge_pages(char *base, size_t bytes) {
+  const int64_t end_ns = zero1__now_ns() + ASK_NS;
   madvise(base, bytes, MADV_HUGEPAGE);
-  madvise(base, bytes, MADV_COLLAPSE);
+  for (size_t at = 0; at < bytes && zero1__now_ns() < end_ns; at += ASK_BYTES) {
+    const size_t part = bytes - at < ASK_BYTES ? bytes - at : ASK_BYTES;
+    if (madvise(base + at, part, MADV_COLLAPSE) && errno != EAGAIN) return;
+  }
 }
 
 static zero1_status map(zero1__mapping *mapping, int fd, zero1__error *error) {
