@@ -152,8 +152,7 @@ zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capa
   channel->port.stop = &channel->stop;
   channel->direct = zero1__bundle_reaches(&channel->port, device);
   channel->bundles = calloc((size_t)ring_count, sizeof *channel->bundles);
-  channel->taken = calloc(ZERO1__CHILDREN + 1, 1);
-  if (!channel->bundles || !channel->taken)
+  if (!channel->bundles)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %d bundles", ring_count);
   channel->base.ring_count = ring_count;
   channel->ring_bytes = slot_bytes * (size_t)ring_count;
@@ -165,10 +164,12 @@ zero1_status zero1__wire_channel_open(zero1__wire_channel *channel, int32_t capa
     if (status) return status;
     channel->bundles[i].sent_bytes = &channel->base.sent_bytes;
   }
-  void *ring;
-  const zero1_status status =
-      channel->direct ? device->ops->memory_alloc(device, channel->ring_bytes, &ring, error)
-                      : device->ops->pinned_alloc(device, channel->ring_bytes, &ring, error);
+  void *ring, *taken;
+  zero1_status status = device->ops->pinned_alloc(device, ZERO1__TAKEN_BYTES, &taken, error);
+  channel->taken = taken;
+  if (status) return status;
+  status = channel->direct ? device->ops->memory_alloc(device, channel->ring_bytes, &ring, error)
+                           : device->ops->pinned_alloc(device, channel->ring_bytes, &ring, error);
   channel->ring = ring;
   return status;
 }
@@ -181,7 +182,7 @@ void zero1__wire_channel_close(zero1__wire_channel *channel) {
   for (int32_t i = 0; channel->bundles && i < channel->base.ring_count; ++i)
     zero1__bundle_close(&channel->bundles[i]);
   free(channel->bundles);
-  free(channel->taken);
+  device->ops->pinned_free(device, channel->taken, ZERO1__TAKEN_BYTES);
   if (channel->direct)
     device->ops->memory_free(device, channel->ring, channel->ring_bytes);
   else
@@ -258,8 +259,8 @@ static zero1_status broadcast_piece(zero1__wire_channel *channel, char *data, si
     if (!status)
       status = zero1__port_wait(&channel->port, requests, 1, "the root's parameters", error);
     if (!status)
-      status = zero1__port_send(&channel->port, "", 1, from, ZERO1__TAG_BROADCAST,
-                                &requests[count++], error);
+      status = zero1__port_send(&channel->port, &channel->taken[ZERO1__CHILDREN], 1, from,
+                                ZERO1__TAG_BROADCAST, &requests[count++], error);
   }
   for (bit /= 2; bit && !status; bit /= 2) {
     if (mine + bit >= peers.count) continue;

@@ -49,6 +49,7 @@ extern const zero1__comm_ops zero1__hierarchical_ops;
 
 /** To so many ranks at most one rank passes a broadcast on: 2^32 ranks. */
 #define ZERO1__CHILDREN 32
+#define ZERO1__TAKEN_BYTES (ZERO1__CHILDREN + 1)
 
 /** The part of a channel that sends and receives. The receive buffers are memory that the device
  *  reads: its own where the carrier reaches that, else pinned. */
@@ -58,7 +59,8 @@ typedef struct zero1__wire_channel {
   atomic_int stop;        /* port.stop */
   zero1__bundle *bundles; /* [base.ring_count] */
   char *ring;             /* receive buffers */
-  char *taken; /* [ZERO1__CHILDREN] of a broadcast: a byte from each that has its piece */
+  char *taken; /* [ZERO1__TAKEN_BYTES] of a broadcast: a byte from each child that has its
+                             piece, and this rank's own to its parent */
   size_t ring_bytes;
   int32_t direct;    /* 1: the carrier reaches memory of the device */
   int32_t abandoned; /* the carrier may still touch memory that it reaches: it is never freed */
