@@ -214,6 +214,8 @@ static void report(bench_run *run) {
 static void measure(const bench_overlap_options *options) {
   bench_run run = {.options = options};
   bench_subject_open(&run.subject, &options->subject);
+  bench_require(run.subject.world_size > 1,
+                "one rank has nobody to communicate with: it takes mpirun -n 2, or more");
   bench_check_open(&run.check, &run.subject);
   open_way(&run, &run.nothing, BENCH_NOTHING);
   if (options->timers) open_way(&run, &run.ways[run.way_count++], BENCH_TIMERS);

@@ -73,6 +73,9 @@ def run(command: list[str]) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             output = f"{process.communicate()[0]}\nafter {TIMEOUT_S} s: no end"
+        except BaseException:  # somebody ends this program: nothing that it started stays
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         if process.returncode != 0:
             sys.exit(f"compare: {' '.join(command)} has failed:\n{output}")
         return json.load(open(file.name, encoding="utf-8"))
@@ -281,4 +284,8 @@ def main() -> None:
     write({**result, **facts}, options.json)
 
 
-main()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
+try:
+    main()
+except KeyboardInterrupt:
+    sys.exit(130)

@@ -9,11 +9,13 @@ growth_sweeps.py predicts."""
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import math
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -208,6 +210,9 @@ def parse() -> argparse.Namespace:
     arguments.program = arguments.build / "benchmarks" / "bench_step"
     if not arguments.draw and not arguments.program.exists():
         parser.error(f"{arguments.program} is not there: cmake --build {arguments.build}")
+    if not arguments.no_plots and importlib.util.find_spec("matplotlib") is None:
+        parser.error("there is no matplotlib: .venv/bin/python after scripts/python_deps matplotlib, "
+                     "or --no-plots")
     if not arguments.out:
         arguments.out = (ROOT / "build" / "growth" if arguments.quick
                          else ROOT / "benchmarks" / "results")
@@ -218,6 +223,8 @@ def main() -> None:
     arguments = parse()
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "growth.json"
+    if arguments.draw and not path.exists():
+        sys.exit(f"growth: {path} is not there: nothing has been measured")
     if arguments.draw:
         found = json.loads(path.read_text(encoding="utf-8"))
     else:
@@ -238,4 +245,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

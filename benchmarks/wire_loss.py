@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -121,6 +122,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
+    for name, least in ("ranks", 2), ("steps", 1), ("seeds", 1):
+        if getattr(args, name) < least:
+            parser.error(f"--{name}: {getattr(args, name)} is less than {least}")
+    program = pathlib.Path(args.build, "examples", "train_lm")
+    for option, path in ("--data", pathlib.Path(args.data)), ("--build", program):
+        if not path.is_file():
+            parser.error(f"{option}: {path} is not there")
     results = []
     for wires in WIRES:
         runs = [train(args, wires, seed + 1) for seed in range(args.seeds)]
@@ -142,4 +150,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

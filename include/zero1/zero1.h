@@ -284,6 +284,8 @@ ZERO1_API zero1_status zero1_optimizer_grad(zero1_optimizer *optimizer, int64_t 
  *  first. Owned by the optimizer; constant for its life; the caller may read and write it between
  *  steps, each rank its own. NULL where there is none: another config.grad_wire_dtype, or a frozen
  *  parameter. Waits for the last step. Not collective.
+ *  One that is not finite (of a NaN without the guard, or written so) makes every later gradient of
+ *  its block so: zeros mend it.
  *  ZERO1_ERR_INVALID: no such parameter, or residual is NULL. Errors as info. */
 ZERO1_API zero1_status zero1_optimizer_residual(zero1_optimizer *optimizer, int64_t index,
                                                 float **residual);
