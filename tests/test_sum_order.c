@@ -1,5 +1,6 @@
 // sanitizers: address undefined thread
 // devices: host standin cuda
+// standin-sanitizers: address undefined
 // standin-delay: 50
 // timeout: 300
 
