@@ -251,12 +251,7 @@ static void json_case(bench_json *object, const run *self) {
   bench_json_text(object, "backend", zero1_comm_backend(self->subject.comm));
   bench_json_whole(object, "ranks_per_node", zero1_comm_ranks_per_node(self->subject.comm));
   bench_json_whole(object, "numel", self->subject.numel);
-  bench_json_text(object, "param_dtype", bench_dtype_name(self->subject.param_dtype));
-  bench_json_text(object, "grad_dtype", bench_dtype_name(self->subject.grad_dtype));
-  bench_json_text(object, "param_wire",
-                  bench_dtype_name(self->subject.param_wire | self->subject.param_dtype));
-  bench_json_text(object, "grad_wire",
-                  bench_dtype_name(self->subject.grad_wire | self->subject.grad_dtype));
+  bench_json_dtypes(object, &self->options->step);
   bench_json_whole(object, "bucket_numel", self->subject.optimizer->settings.config.bucket_numel);
   bench_json_whole(object, "steps", self->options->step.steps);
 }
@@ -372,11 +367,6 @@ static void measure(const network_options *options) {
   bench_subject_close(&self.subject);
   bench_stream_close(&self.stream);
   free_series(&self);
-}
-
-void bench_end(void) {
-  MPI_Abort(MPI_COMM_WORLD, 1);
-  abort();
 }
 
 int main(int argc, char **argv) {

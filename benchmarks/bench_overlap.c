@@ -232,11 +232,6 @@ static void measure(const bench_overlap_options *options) {
   bench_subject_close(&run.subject);
 }
 
-void bench_end(void) {
-  MPI_Abort(MPI_COMM_WORLD, 1);
-  abort();
-}
-
 int main(int argc, char **argv) {
   bench_overlap_options options;
   char error[256];

@@ -4,6 +4,7 @@
 
 #include "bench_arguments.h"
 #include "bench_json.h"
+#include "bench_subject.h"
 
 /* What the caller waited for, milliseconds a step. */
 typedef struct exposure {
@@ -93,11 +94,7 @@ static void json_case(bench_json *object, const bench_overlap_report *report) {
   bench_json_whole(object, "threads", report->threads);
   bench_json_whole(object, "numel", subject->numel);
   bench_json_whole(object, "tensors", subject->tensors);
-  bench_json_text(object, "param_dtype", bench_dtype_name(subject->param_dtype));
-  bench_json_text(object, "grad_dtype", bench_dtype_name(subject->grad_dtype));
-  bench_json_text(object, "param_wire",
-                  bench_dtype_name(subject->param_wire | subject->param_dtype));
-  bench_json_text(object, "grad_wire", bench_dtype_name(subject->grad_wire | subject->grad_dtype));
+  bench_json_dtypes(object, subject);
   bench_json_real(object, "clip", subject->clip);
   bench_json_whole(object, "bucket_numel", report->bucket_numel);
   bench_json_whole(object, "overlap", subject->overlap);

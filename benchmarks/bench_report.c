@@ -5,6 +5,7 @@
 
 #include "bench_arguments.h"
 #include "bench_json.h"
+#include "bench_subject.h"
 
 double bench_report_bytes(const bench_report *report) {
   return (double)report->options->numel * report->bytes_per_param;
@@ -73,11 +74,7 @@ static void json_case(bench_json *object, const bench_report *report) {
   bench_json_whole(object, "threads", report->threads);
   bench_json_whole(object, "numel", options->numel);
   bench_json_whole(object, "tensors", options->tensors);
-  bench_json_text(object, "param_dtype", bench_dtype_name(options->param_dtype));
-  bench_json_text(object, "grad_dtype", bench_dtype_name(options->grad_dtype));
-  bench_json_text(object, "param_wire",
-                  bench_dtype_name(options->param_wire | options->param_dtype));
-  bench_json_text(object, "grad_wire", bench_dtype_name(options->grad_wire | options->grad_dtype));
+  bench_json_dtypes(object, options);
   bench_json_real(object, "clip", options->clip);
   bench_json_whole(object, "passes", report->two_passes ? 2 : 1);
   bench_json_whole(object, "bucket_numel", report->bucket_numel);

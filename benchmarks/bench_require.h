@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/** Ends the program, all of its ranks, with exit code 1; each program has its own. */
+/** Ends the program, all of its ranks, with exit code 1; programs of ranks have that of bench_world.c. */
 _Noreturn void bench_end(void);
 
 /** Ends the program, with a text, where `good` is 0. */

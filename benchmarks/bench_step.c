@@ -171,11 +171,6 @@ static void measure(const bench_options *options) {
   free_series(&run);
 }
 
-void bench_end(void) {
-  MPI_Abort(MPI_COMM_WORLD, 1);
-  abort();
-}
-
 int main(int argc, char **argv) {
   bench_options options;
   char error[256];

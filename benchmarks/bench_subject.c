@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "bench_arguments.h"
 #include "bench_series.h"
 #include "bench_world.h"
 #include "rules.h"
@@ -221,4 +222,12 @@ bench_step_times bench_subject_step(bench_subject *subject) {
                             .wait_ms = all[7],
                             .first_ms = all[8],
                             .cpu_ms = used_ms};
+}
+
+void bench_json_dtypes(bench_json *object, const bench_options *options) {
+  const int64_t param = options->param_dtype, grad = options->grad_dtype;
+  bench_json_text(object, "param_dtype", bench_dtype_name(param));
+  bench_json_text(object, "grad_dtype", bench_dtype_name(grad));
+  bench_json_text(object, "param_wire", bench_dtype_name(options->param_wire | param));
+  bench_json_text(object, "grad_wire", bench_dtype_name(options->grad_wire | grad));
 }

@@ -5,6 +5,7 @@
 #ifndef BENCH_SUBJECT_H
 #define BENCH_SUBJECT_H
 
+#include "bench_json.h"
 #include "bench_options.h"
 #include "zero1/zero1.h"
 
@@ -37,6 +38,9 @@ void bench_subject_open(bench_subject *subject, const bench_options *options);
 void bench_subject_close(bench_subject *subject);
 
 bench_step_times bench_subject_step(bench_subject *subject);
+
+/** What parameters and gradients are in memory, and on the wire, which is never wider. */
+void bench_json_dtypes(bench_json *object, const bench_options *options);
 
 /** First of tensor `index`'s elements; the tensors' end for index = tensors. */
 int64_t bench_tensor_begin(const bench_subject *subject, int64_t index);

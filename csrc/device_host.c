@@ -237,6 +237,15 @@ typedef struct int8_task {
   int64_t *elapsed_ns;
 } int8_task;
 
+_Static_assert(sizeof(int8_task) <= ZERO1__TASK_BYTES, "a task holds gradients of 8 bits");
+
+static void int8_run(host_device *host, const int8_task *task, zero1__pool_fn part) {
+  split work = {host, &task->job};
+  const int64_t begin_ns = zero1__now_ns();
+  zero1__pool_run(host->pool, part, &work);
+  count_time(task->elapsed_ns, begin_ns);
+}
+
 static void encode_part(void *context, int32_t thread, int32_t threads) {
   const split *work = context;
   const zero1__int8_job *job = work->job;
@@ -244,11 +253,7 @@ static void encode_part(void *context, int32_t thread, int32_t threads) {
 }
 
 static void encode_run(void *context, const void *args) {
-  const int8_task *task = args;
-  split work = {context, &task->job};
-  const int64_t begin_ns = zero1__now_ns();
-  zero1__pool_run(work.host->pool, encode_part, &work);
-  count_time(task->elapsed_ns, begin_ns);
+  int8_run(context, args, encode_part);
 }
 
 static void host_encode(zero1__device *device, zero1__stream *stream, const zero1__int8_job *job,
@@ -265,11 +270,7 @@ static void settle_part(void *context, int32_t thread, int32_t threads) {
 
 static void settle_run(void *context, const void *args) {
   const int8_task *task = args;
-  split work = {context, &task->job};
-  if (task->job.verdict->skip) return;
-  const int64_t begin_ns = zero1__now_ns();
-  zero1__pool_run(work.host->pool, settle_part, &work);
-  count_time(task->elapsed_ns, begin_ns);
+  if (!task->job.verdict->skip) int8_run(context, task, settle_part);
 }
 
 static void host_settle(zero1__device *device, zero1__stream *stream, const zero1__int8_job *job,
