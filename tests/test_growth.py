@@ -90,7 +90,7 @@ def test_a_program_that_fails_fails_the_sweep_and_leaves_no_file(tmp_path):
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\necho wrong result: of a test >&2\nexit 1\n", encoding="utf-8")
     program.chmod(0o755)
-    run = run_growth("--quick", "--build", str(tmp_path / "build"), "--out", str(tmp_path / "out"))
+    run = run_growth("--quick", "--no-plots", "--build", str(tmp_path / "build"), "--out", str(tmp_path / "out"))
     assert run.returncode == 1 and "wrong result: of a test" in run.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
