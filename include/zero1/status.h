@@ -31,7 +31,10 @@ extern "C" {
   X(ZERO1_ERR_NO_DEVICE, -12, "no such device")                                \
   X(ZERO1_ERR_IO, -13, "input or output failed")                               \
   X(ZERO1_ERR_DIVERGED, -14, "the replicas of the parameters differ")          \
-  X(ZERO1_ERR_SPENT, -15, "an earlier failure left this handle unusable")
+  X(ZERO1_ERR_SPENT, -15, "an earlier failure left this handle unusable")      \
+  X(ZERO1_ERR_NOT_FOUND, -16, "there is no such checkpoint")                   \
+  X(ZERO1_ERR_CORRUPT, -17, "a checkpoint is damaged")                         \
+  X(ZERO1_ERR_LOCKED, -18, "another job writes there")
 
 /** Result of every call that can fail: ZERO1_OK (0) or a negative ZERO1_ERR_ constant. */
 typedef int32_t zero1_status;

@@ -1,0 +1,63 @@
+/* The folder that a run's checkpoints are in: their names, `latest`, which ones go, the lock. */
+#ifndef ZERO1__CHECKPOINT_ROOT_H
+#define ZERO1__CHECKPOINT_ROOT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+
+/** "step-000000000120" and its NUL, for any count. */
+#define ZERO1__STEP_NAME_BYTES 32
+void zero1__step_name(int64_t count, char name[ZERO1__STEP_NAME_BYTES]);
+
+/** Whether a name is one of zero1__step_name, and of which count. */
+int zero1__step_parse(const char *name, int64_t *count);
+
+/** The counts of a root's checkpoints (folders of such a name that hold a manifest), ascending, to
+ *  be freed. ZERO1_ERR_NOT_FOUND: no such root. ZERO1_ERR_IO, ZERO1_ERR_MEMORY. */
+zero1_status zero1__root_list(const char *root, int64_t **counts, int64_t *count,
+                              zero1__error *error);
+
+/** zero1_checkpoint_latest. */
+zero1_status zero1__root_latest(const char *root, char *path, size_t path_bytes,
+                                zero1__error *error);
+
+/** A checkpoint's own path, of `dir`, which is one or a root. */
+zero1_status zero1__root_resolve(const char *dir, char *path, size_t path_bytes,
+                                 zero1__error *error);
+
+/** Sets `latest` to the checkpoint of `count`, at once, and flushes the root. ZERO1_ERR_IO. */
+zero1_status zero1__root_set_latest(const char *root, int64_t count, zero1__error *error);
+
+/** Which of [count] ascending steps go by keep_last (0: none goes) and keep_every; the newest never
+ *  does. goes: [count]. Returns how many. */
+int64_t zero1__root_choose(const int64_t *steps, int64_t count, int64_t keep_last,
+                           int64_t keep_every, uint8_t *goes);
+
+/** Removes the checkpoint of `count`: renamed first, so that half of one is never seen. What is
+ *  missing already is fine. ZERO1_ERR_IO. */
+zero1_status zero1__root_remove(const char *root, int64_t count, zero1__error *error);
+
+/** Removes what crashed saves and removals have left, but for `keep` (a name in root, or NULL). */
+zero1_status zero1__root_sweep(const char *root, const char *keep, zero1__error *error);
+
+/** Removes a file or a folder with all that is in it; one that is not there is fine. */
+zero1_status zero1__remove_tree(const char *path, zero1__error *error);
+
+/** Flushes a folder, so that names in it are on disk. ZERO1_ERR_IO. */
+zero1_status zero1__flush_folder(const char *path, zero1__error *error);
+
+/** ZERO1_ERR_IO: "<path>: <doing> failed: <strerror>" */
+zero1_status zero1__fail_io(zero1__error *error, const char *path, const char *doing, int number);
+
+typedef struct zero1__root_lock zero1__root_lock;
+
+/** Takes ROOT/.lock for this process: POSIX record lock, so that it ends with the process, and in
+ *  the file host, process and since when. ZERO1_ERR_LOCKED: who holds it, another optimizer of this
+ *  process included. ZERO1_ERR_IO: no permission, or no locks here: say no_lock.
+ *  ZERO1_ERR_MEMORY. Ended with zero1__root_unlock (NULL is fine), which removes the file. */
+zero1_status zero1__root_lock_take(const char *root, zero1__root_lock **lock, zero1__error *error);
+void zero1__root_unlock(zero1__root_lock *lock);
+
+#endif
