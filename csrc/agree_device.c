@@ -420,7 +420,16 @@ void zero1__device_replay(zero1__schedule *schedule, zero1__stream *stream) {
   zero1__device_agreement *agreement = schedule->by_device;
   schedule->device->ops->stream_wait(schedule->device, stream, schedule->uncaptured);
   schedule->device->ops->stream_wait(schedule->device, stream, schedule->finished);
+  zero1__hold_wait_all(schedule->hold, stream); /* nothing in the graph waits for it */
   upload_settings(schedule, stream);
   agreement->tickets += agreement->capture_tells;
   agreement->replayed = 1;
+}
+
+/* Nothing is under way. The biases of the counts that come are uploaded with the next step. */
+void zero1__device_set_count(zero1__schedule *schedule, int64_t count) {
+  zero1__device *device = schedule->device;
+  device->ops->transfer(device, &schedule->step->count, &count, sizeof count);
+  schedule->by_device->told->count = count;
+  schedule->by_device->bias_end = count;
 }

@@ -38,6 +38,9 @@ void zero1__device_agree(zero1__schedule *schedule, int32_t came_to, int32_t one
 /** Enqueues the tell that ends what was enqueued. */
 void zero1__device_tell(zero1__schedule *schedule);
 
+/** Updates so far, of a checkpoint; nothing is under way. */
+void zero1__device_set_count(zero1__schedule *schedule, int64_t count);
+
 /** Uploads what a captured step needs before it is replayed, and counts its tells. */
 void zero1__device_replay(zero1__schedule *schedule, zero1__stream *stream);
 

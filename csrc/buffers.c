@@ -177,6 +177,21 @@ float *zero1__buffers_master(const zero1__buffers *buffers, int64_t bucket) {
       buffers, zero1__layout_shard(channel->config.layout, bucket, channel->comm->rank).begin);
 }
 
+float *zero1__buffers_state_at(const zero1__buffers *buffers, int32_t which, int64_t block,
+                               int32_t *on_host) {
+  const zero1__channel *channel = buffers->channel;
+  const zero1__layout *layout = channel->config.layout;
+  const int64_t bucket = block / layout->bucket_blocks;
+  const int64_t offset =
+      (block - zero1__layout_shard(layout, bucket, channel->comm->rank).begin) * ZERO1__BLOCK;
+  *on_host = channel->config.device->is_host || bucket < buffers->offloaded;
+  if (which == ZERO1_STATE_MASTER_PARAM) return zero1__buffers_master(buffers, bucket) + offset;
+  return offset + zero1__buffers_state(buffers,
+                                       which == ZERO1_STATE_EXP_AVG ? &buffers->exp_avg
+                                                                    : &buffers->exp_avg_sq,
+                                       bucket);
+}
+
 void *zero1__buffers_param(const zero1__buffers *buffers, int64_t block) {
   const size_t each = zero1__dtype_bytes(buffers->channel->config.param_dtype);
   return (char *)buffers->channel->params + (size_t)block * ZERO1__BLOCK * each;

@@ -3,7 +3,7 @@
 #define ZERO1__BUFFERS_H
 
 #include "comm_ops.h"
-#include "zero1/zero1.h"
+#include "zero1/checkpoint.h"
 
 /** One fp32 state of this rank's shards, bucket after bucket: those of the first buckets, which are
  *  offloaded, in memory of the host, the others in memory of the device. */
@@ -60,6 +60,11 @@ float *zero1__buffers_state(const zero1__buffers *buffers, const zero1__state *s
                             int64_t bucket);
 void *zero1__buffers_param(const zero1__buffers *buffers, int64_t block);
 void *zero1__buffers_grad(const zero1__buffers *buffers, int64_t block);
+
+/** Where `block`, one of this rank's, has its state `which`: ZERO1_STATE_MASTER_PARAM, _EXP_AVG or
+ *  _EXP_AVG_SQ; and whether that is memory of the host. */
+float *zero1__buffers_state_at(const zero1__buffers *buffers, int32_t which, int64_t block,
+                               int32_t *on_host);
 
 /** An update with the state of `blocks`, a part of this rank's shard of the bucket; gradients,
  *  parameters and what was agreed on are the caller's to fill in. */

@@ -215,7 +215,7 @@ static int64_t shard_blocks(const zero1__offload *offload, int64_t bucket) {
   return shard.end - shard.begin;
 }
 
-void zero1__offload_update(zero1__offload *offload, zero1__event *agreed) {
+void zero1__offload_update(zero1__offload *offload, zero1__event *agreed, zero1__hold *hold) {
   const zero1__offload_parts *parts = &offload->parts;
   zero1__device *device = parts->device;
   device->ops->stream_wait(device, offload->down, agreed);
@@ -227,6 +227,7 @@ void zero1__offload_update(zero1__offload *offload, zero1__event *agreed) {
                     (size_t)parts->channel->config.layout->slot_count);
   for (int64_t bucket = parts->buffers->offloaded - 1; bucket >= 0; --bucket) {
     const int64_t blocks = shard_blocks(offload, bucket);
+    zero1__hold_wait(hold, offload->down, bucket);
     for (int64_t offset = 0; offset < blocks; offset += CHUNK_BLOCKS) {
       const chunk c = chunk_at(offload, bucket, offset);
       enqueue_chunk(offload, &c);

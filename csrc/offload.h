@@ -16,6 +16,7 @@
 
 #include "buffers.h"
 #include "comm_ops.h"
+#include "hold.h"
 
 typedef struct zero1__offload zero1__offload;
 
@@ -40,8 +41,9 @@ void zero1__offload_end(zero1__offload *offload);
 /** Bytes of pinned memory. */
 uint64_t zero1__offload_bytes(const zero1__offload *offload);
 
-/** Enqueues the update of all offloaded buckets, the last one first, after `agreed`. */
-void zero1__offload_update(zero1__offload *offload, zero1__event *agreed);
+/** Enqueues the update of all offloaded buckets, the last one first, after `agreed` and what `hold`
+ *  (or NULL) lets go. */
+void zero1__offload_update(zero1__offload *offload, zero1__event *agreed, zero1__hold *hold);
 
 /** `stream` goes on when the bucket's parameters have been written. */
 void zero1__offload_join(zero1__offload *offload, zero1__stream *stream, int64_t bucket);

@@ -300,6 +300,7 @@ static zero1_status create(zero1_optimizer *optimizer, const zero1_config *confi
 }
 
 static void release(zero1_optimizer *optimizer) {
+  if (optimizer->end_saver) optimizer->end_saver(optimizer);
   zero1__schedule_end(&optimizer->schedule);
   zero1__buffers_end(&optimizer->buffers);
   /* In this order: lanes of devices and channels wait for the peers, who may wait in the others. */

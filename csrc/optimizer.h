@@ -8,6 +8,8 @@
 #include "registry.h"
 #include "schedule.h"
 
+typedef struct zero1__saver zero1__saver;
+
 struct zero1_optimizer {
   zero1_comm *comm;
   zero1__error error; /* of the last call that failed */
@@ -25,6 +27,9 @@ struct zero1_optimizer {
   int32_t has_masters; /* separate masters have been set to the parameters */
   int32_t loss_told;   /* the caller knows of the channel's failure */
   uint8_t *waited;     /* [param_count] debug builds: wait_param since the last step; else NULL */
+  int32_t half_loaded; /* a load has failed on its way: the state is of two times */
+  zero1__saver *saver; /* writes checkpoints (floor 6), from the first save on; or NULL */
+  void (*end_saver)(zero1_optimizer *optimizer); /* where there is one: waits, and frees it */
 };
 
 /** Start of every call: ZERO1_ERR_INVALID for NULL; forgets the last error. */
@@ -45,6 +50,22 @@ zero1_status zero1__optimizer_may_wait(zero1_optimizer *optimizer, const char *c
 /** The error of the last step, where it had one that the caller does not know yet; call when the
  *  verdict is there. A failure that spends the handle is told every time. */
 zero1_status zero1__optimizer_outcome(zero1_optimizer *optimizer);
+
+/** Start of a collective call between steps, named `call`: all of the last step is done, and what the
+ *  caller has written in its stream is there. An error of every rank alike. (optimizer_sync.c) */
+zero1_status zero1__optimizer_begin_collective(zero1_optimizer *optimizer, const char *call);
+
+/** ZERO1_ERR_STATE where gradients are on their way. */
+zero1_status zero1__optimizer_check_idle(zero1_optimizer *optimizer);
+
+/** Agreement and gather over the optimizer's lane: a peer that is lost on the way spends the
+ *  handle. */
+zero1_status zero1__optimizer_agree(zero1_optimizer *optimizer, zero1_status status);
+zero1_status zero1__optimizer_gather(zero1_optimizer *optimizer, const void *mine, void *all,
+                                     size_t bytes);
+
+/** Masters become the parameters; keep: but for those that still round to their parameter. */
+void zero1__optimizer_set_masters(zero1_optimizer *optimizer, int32_t keep);
 
 /** ZERO1_ERR_INVALID where there is no parameter `index`. */
 zero1_status zero1__optimizer_index(zero1_optimizer *optimizer, int64_t index);

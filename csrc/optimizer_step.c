@@ -188,6 +188,10 @@ static zero1_status run(zero1_optimizer *optimizer, int32_t came_to) {
     if (zero1__buffers_have_masters(&optimizer->buffers) && !optimizer->has_masters)
       zero1__fail(&local, ZERO1_ERR_STATE,
                   "the masters are not set: sync_params comes before the first step");
+    if (optimizer->half_loaded)
+      zero1__fail(&local, ZERO1_ERR_STATE,
+                  "a load of a checkpoint has failed half-way: one that succeeds comes before the "
+                  "next step");
     find_missing(optimizer, &local);
   }
   if (came_to != ZERO1__CAME_TO_REDUCE) {

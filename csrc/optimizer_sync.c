@@ -12,7 +12,7 @@ static void settle_caller(zero1_optimizer *optimizer) {
 }
 
 /* Between steps, with nothing under way; otherwise an error of every rank. */
-static zero1_status begin_collective(zero1_optimizer *optimizer, const char *call) {
+zero1_status zero1__optimizer_begin_collective(zero1_optimizer *optimizer, const char *call) {
   zero1_status status = zero1__optimizer_enter(optimizer);
   if (!status) status = zero1__optimizer_usable(optimizer);
   if (!status) status = zero1__optimizer_may_wait(optimizer, call);
@@ -23,7 +23,7 @@ static zero1_status begin_collective(zero1_optimizer *optimizer, const char *cal
   return zero1__optimizer_usable(optimizer);
 }
 
-static zero1_status check_idle(zero1_optimizer *optimizer) {
+zero1_status zero1__optimizer_check_idle(zero1_optimizer *optimizer) {
   const zero1__schedule *schedule = &optimizer->schedule;
   if (schedule->phase == ZERO1__PHASE_IDLE) return ZERO1_OK;
   return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
@@ -47,12 +47,12 @@ static zero1_status note_loss(zero1_optimizer *optimizer, zero1_status status) {
   return status;
 }
 
-static zero1_status agree(zero1_optimizer *optimizer, zero1_status status) {
+zero1_status zero1__optimizer_agree(zero1_optimizer *optimizer, zero1_status status) {
   status = zero1__lane_agree(optimizer->lane, status, &optimizer->error);
   return note_loss(optimizer, status);
 }
 
-static zero1_status gather(zero1_optimizer *optimizer, const void *mine, void *all, size_t bytes) {
+zero1_status zero1__optimizer_gather(zero1_optimizer *optimizer, const void *mine, void *all, size_t bytes) {
   const zero1_status status =
       zero1__lane_gather(optimizer->lane, mine, all, bytes, &optimizer->error);
   return note_loss(optimizer, status);
@@ -60,10 +60,10 @@ static zero1_status gather(zero1_optimizer *optimizer, const void *mine, void *a
 
 /* All ranks wait here whatever each found wrong by itself. */
 static zero1_status agree_idle(zero1_optimizer *optimizer) {
-  return agree(optimizer, check_idle(optimizer));
+  return zero1__optimizer_agree(optimizer, zero1__optimizer_check_idle(optimizer));
 }
 
-static void set_masters(zero1_optimizer *optimizer, int32_t keep) {
+void zero1__optimizer_set_masters(zero1_optimizer *optimizer, int32_t keep) {
   zero1__device *device = optimizer->device;
   zero1__schedule *schedule = &optimizer->schedule;
   const zero1__buffers *buffers = &optimizer->buffers;
@@ -91,7 +91,7 @@ static zero1_status round_params(zero1_optimizer *optimizer) {
   zero1__schedule *schedule = &optimizer->schedule;
   const zero1__channel *channel = optimizer->channel;
   if (channel->config.param_dtype != ZERO1__DTYPE_FP32_AS_BF16) return ZERO1_OK;
-  const zero1_status status = agree(optimizer, ZERO1_OK);
+  const zero1_status status = zero1__optimizer_agree(optimizer, ZERO1_OK);
   if (status || channel->comm->rank % channel->params_sharers) return status;
   const zero1__round_job job = {.layout = &optimizer->layout,
                                 .blocks = {0, optimizer->layout.trainable_blocks},
@@ -105,7 +105,7 @@ static zero1_status round_params(zero1_optimizer *optimizer) {
 /* Every rank the same root. */
 static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
   const zero1_comm *comm = optimizer->comm;
-  zero1_status status = check_idle(optimizer);
+  zero1_status status = zero1__optimizer_check_idle(optimizer);
   if (!status && (root < 0 || root >= comm->world_size))
     status = zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "root is %d, not in [0, %d)", root,
                          comm->world_size);
@@ -113,8 +113,8 @@ static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
   if (!status && !roots)
     status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %d ranks",
                          comm->world_size);
-  status = agree(optimizer, status);
-  if (!status) status = gather(optimizer, &root, roots, sizeof root);
+  status = zero1__optimizer_agree(optimizer, status);
+  if (!status) status = zero1__optimizer_gather(optimizer, &root, roots, sizeof root);
   for (int32_t rank = 1; rank < comm->world_size && !status; ++rank)
     if (roots[rank] != roots[0])
       status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
@@ -124,24 +124,26 @@ static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
 }
 
 zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t root) {
-  zero1_status status = begin_collective(optimizer, "sync_params");
+  zero1_status status = zero1__optimizer_begin_collective(optimizer, "sync_params");
   if (!status) status = agree_root(optimizer, root);
   if (status) return status;
+  zero1__hold_sync(optimizer->schedule.hold);
   status = optimizer->channel->ops->broadcast(optimizer->channel, root, &optimizer->error);
-  if (!status) set_masters(optimizer, 0);
+  if (!status) zero1__optimizer_set_masters(optimizer, 0);
   optimizer->has_masters |= !status;
   if (!status) status = round_params(optimizer);
-  return spend(optimizer, status ? status : agree(optimizer, ZERO1_OK));
+  return spend(optimizer, status ? status : zero1__optimizer_agree(optimizer, ZERO1_OK));
 }
 
 zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer) {
-  zero1_status status = begin_collective(optimizer, "params_changed");
+  zero1_status status = zero1__optimizer_begin_collective(optimizer, "params_changed");
   if (!status) status = agree_idle(optimizer); /* whoever writes shared parameters has written */
   if (status) return status;
-  set_masters(optimizer, 1);
+  zero1__hold_sync(optimizer->schedule.hold);
+  zero1__optimizer_set_masters(optimizer, 1);
   optimizer->has_masters = 1;
   status = round_params(optimizer);
-  return spend(optimizer, status ? status : agree(optimizer, ZERO1_OK));
+  return spend(optimizer, status ? status : zero1__optimizer_agree(optimizer, ZERO1_OK));
 }
 
 /* ---- replicas ---- */
@@ -190,18 +192,18 @@ static int32_t find_diverged(const uint64_t *hashes, int32_t count) {
 
 zero1_status zero1_optimizer_check_replicas(zero1_optimizer *optimizer, int32_t *rank) {
   if (rank) *rank = -1;
-  zero1_status status = begin_collective(optimizer, "check_replicas");
+  zero1_status status = zero1__optimizer_begin_collective(optimizer, "check_replicas");
   if (status) return status;
   const zero1_comm *comm = optimizer->comm;
   uint64_t *hashes = calloc((size_t)comm->world_size, sizeof *hashes);
-  status = check_idle(optimizer);
+  status = zero1__optimizer_check_idle(optimizer);
   if (!status && !hashes)
     status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %d ranks",
                          comm->world_size);
-  status = agree(optimizer, status);
+  status = zero1__optimizer_agree(optimizer, status);
   if (!status) {
     const uint64_t mine = hash_params(optimizer);
-    status = gather(optimizer, &mine, hashes, sizeof mine);
+    status = zero1__optimizer_gather(optimizer, &mine, hashes, sizeof mine);
   }
   const int32_t diverged = status ? -1 : find_diverged(hashes, comm->world_size);
   free(hashes);

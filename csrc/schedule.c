@@ -245,6 +245,7 @@ static void update_here(zero1__schedule *schedule, int64_t bucket, int one_pass)
 
 static void update(zero1__schedule *schedule, int64_t bucket, int one_pass) {
   zero1__channel *channel = schedule->channel;
+  zero1__hold_wait(schedule->hold, schedule->compute, bucket);
   if (bucket < schedule->buffers->offloaded)
     zero1__offload_join(schedule->offload, schedule->compute, bucket);
   else
@@ -263,7 +264,7 @@ static void update_and_gather(zero1__schedule *schedule, int one_pass) {
   zero1__device *device = schedule->device;
   zero1__channel *channel = schedule->channel;
   const int64_t count = schedule->layout->bucket_count;
-  if (schedule->offload) zero1__offload_update(schedule->offload, schedule->agreed);
+  if (schedule->offload) zero1__offload_update(schedule->offload, schedule->agreed, schedule->hold);
   for (int64_t bucket = count - 1; bucket >= 0; --bucket) {
     update(schedule, bucket, one_pass);
     if (schedule->comm != schedule->compute)
@@ -442,4 +443,11 @@ void zero1__schedule_finish(zero1__schedule *schedule) {
   if (device->is_host) return;
   device->ops->times(device);
   zero1__schedule_check(schedule); /* waits that were given up end the step, too */
+}
+
+void zero1__schedule_set_count(zero1__schedule *schedule, int64_t count, int64_t attempts) {
+  schedule->count = count;
+  schedule->attempts = attempts;
+  schedule->made_step->count = count;
+  if (schedule->by_device) zero1__device_set_count(schedule, count);
 }

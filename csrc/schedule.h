@@ -23,6 +23,7 @@
  *   gathered[bucket]  comm -> the caller       forward may read, backward may write again
  *                                              (grads_free: who has updated has read)
  *   finished          comm -> the caller       nothing of the step is under way any more
+ *   let_go[group]     a writer -> compute      a checkpoint has the state of these buckets (hold.h)
  *   uncaptured        comm -> replay           the work before a capture is done */
 #ifndef ZERO1__SCHEDULE_H
 #define ZERO1__SCHEDULE_H
@@ -31,6 +32,7 @@
 #include "buffers.h"
 #include "comm_ops.h"
 #include "config.h"
+#include "hold.h"
 #include "offload.h"
 #include "outcome.h"
 #include "readiness.h"
@@ -49,6 +51,7 @@ typedef struct zero1__schedule {
   zero1__step *step;                  /* the optimizer's, in memory of the device */
   zero1__device_agreement *by_device; /* NULL: the host decides */
   zero1__offload *offload;            /* NULL: no bucket is */
+  zero1__hold *hold;                  /* what updates wait for; NULL: nothing. The caller's thread's */
 
   zero1__event **updated, **gathered;      /* [bucket_count] */
   zero1__event **arrived, **made, **freed; /* [ring_count] */
@@ -133,5 +136,8 @@ void zero1__schedule_wait_all(zero1__schedule *schedule, zero1__stream *caller);
 
 /** The caller itself waits for all of the last step, and knows what became of it. */
 void zero1__schedule_finish(zero1__schedule *schedule);
+
+/** Updates and steps so far, of a checkpoint. Between steps, all of the last one done. */
+void zero1__schedule_set_count(zero1__schedule *schedule, int64_t count, int64_t attempts);
 
 #endif

@@ -8,6 +8,10 @@ void standin_device_fault(cudaError_t error) {
   atomic_store_explicit(&fault, (int)error, memory_order_relaxed);
 }
 
+int standin_has_fault(void) {
+  return atomic_load_explicit(&fault, memory_order_relaxed) != cudaSuccess;
+}
+
 cudaError_t standin_enter(void) {
   const unsigned failures = standin_configuration()->failures;
   if (failures & STANDIN_FAIL_NO_DEVICE) return cudaErrorNoDevice;

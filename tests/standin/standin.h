@@ -60,7 +60,7 @@ uint64_t standin_launch_count(void);
 cudaError_t standin_malloc_unshareable(void **memory, size_t bytes);
 
 /* From now on every call fails with this error, as after a fault in a kernel; cudaSuccess ends it.
- * Tasks that are queued still run. */
+ * Of what is queued, copies and host functions still run, and kernels do not. */
 void standin_device_fault(cudaError_t error);
 
 /* What lives in this process: a test of a clean-up compares them. */

@@ -125,7 +125,7 @@ typedef struct launch_task {
 static void launch_run(void *context) {
   launch_task *launch = context;
   STANDIN_ADD(launches, 1);
-  launch->fn(launch->args);
+  if (!standin_has_fault()) launch->fn(launch->args);
 }
 
 cudaError_t standin_launch(cudaStream_t handle, standin_fn fn, const void *args,

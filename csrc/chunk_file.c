@@ -1,0 +1,115 @@
+#include "chunk_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "checkpoint_root.h"
+#include "clock.h"
+
+/* The kernel begins to write what is there, so that the flush at the end has little left. */
+#define PUSH_BYTES ((int64_t)8 << 20)
+
+zero1_status zero1__chunk_file_begin(zero1__chunk_file *file, const char *path, uint64_t *xxh3,
+                                     int64_t room, zero1__error *error) {
+  memset(file, 0, sizeof *file);
+  file->descriptor = -1;
+  file->xxh3 = xxh3;
+  file->room = room;
+  file->path = strdup(path);
+  file->hash = XXH3_createState();
+  if (!file->path || !file->hash)
+    return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %.300s", path);
+  XXH3_64bits_reset(file->hash);
+  file->descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (file->descriptor < 0) return zero1__fail_io(error, path, "making it", errno);
+  return ZERO1_OK;
+}
+
+void zero1__chunk_file_end(zero1__chunk_file *file) {
+  if (file->descriptor >= 0) close(file->descriptor);
+  XXH3_freeState(file->hash);
+  free(file->path);
+  memset(file, 0, sizeof *file);
+  file->descriptor = -1;
+}
+
+static void hash_pieces(zero1__chunk_file *file) {
+  const int64_t begin_ns = zero1__now_ns();
+  for (int i = 0; i < file->piece_count; ++i)
+    XXH3_64bits_update(file->hash, file->pieces[i].iov_base, file->pieces[i].iov_len);
+  file->hash_ns += zero1__now_ns() - begin_ns;
+}
+
+static void close_chunk(zero1__chunk_file *file) {
+  const int64_t chunk = (file->bytes - 1) / ZERO1__CHUNK_BYTES;
+  if (chunk < file->room) file->xxh3[chunk] = XXH3_64bits_digest(file->hash);
+  XXH3_64bits_reset(file->hash);
+}
+
+static zero1_status write_pieces(zero1__chunk_file *file, zero1__error *error) {
+  struct iovec *next = file->pieces;
+  int left = file->piece_count;
+  while (left) {
+    const ssize_t wrote = writev(file->descriptor, next, left);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote <= 0) return zero1__fail_io(error, file->path, "writing", wrote ? errno : EIO);
+    file->written += wrote;
+    size_t done = (size_t)wrote;
+    while (left && done >= next->iov_len) {
+      done -= next->iov_len;
+      ++next;
+      --left;
+    }
+    if (left) {
+      next->iov_base = (char *)next->iov_base + done;
+      next->iov_len -= done;
+    }
+  }
+  file->piece_count = 0;
+  return ZERO1_OK;
+}
+
+zero1_status zero1__chunk_file_flush(zero1__chunk_file *file, zero1__error *error) {
+  if (!file->piece_count) return ZERO1_OK;
+  hash_pieces(file); /* first: what is written is then in the cache */
+  if (file->bytes % ZERO1__CHUNK_BYTES == 0) close_chunk(file);
+  const zero1_status status = write_pieces(file, error);
+  if (status || file->written - file->pushed < PUSH_BYTES) return status;
+  /* A filesystem that cannot do it does all in the end. */
+  (void)sync_file_range(file->descriptor, file->pushed, file->written - file->pushed,
+                        SYNC_FILE_RANGE_WRITE);
+  file->pushed = file->written;
+  return ZERO1_OK;
+}
+
+zero1_status zero1__chunk_file_add(zero1__chunk_file *file, const void *bytes, int64_t count,
+                                   zero1__error *error) {
+  const char *from = bytes;
+  while (count) {
+    const int64_t left = ZERO1__CHUNK_BYTES - file->bytes % ZERO1__CHUNK_BYTES;
+    const int64_t taken = count < left ? count : left;
+    file->pieces[file->piece_count++] = (struct iovec){(void *)(uintptr_t)from, (size_t)taken};
+    file->bytes += taken;
+    from += taken;
+    count -= taken;
+    if (taken < left && file->piece_count < ZERO1__CHUNK_PIECES) continue;
+    const zero1_status status = zero1__chunk_file_flush(file, error);
+    if (status) return status;
+  }
+  return ZERO1_OK;
+}
+
+zero1_status zero1__chunk_file_finish(zero1__chunk_file *file, zero1__error *error) {
+  const zero1_status status = zero1__chunk_file_flush(file, error);
+  if (status) return status;
+  if (file->bytes % ZERO1__CHUNK_BYTES) close_chunk(file);
+  if (fsync(file->descriptor)) return zero1__fail_io(error, file->path, "flushing it", errno);
+  const int closed = close(file->descriptor);
+  file->descriptor = -1;
+  if (closed) return zero1__fail_io(error, file->path, "closing it", errno);
+  return ZERO1_OK;
+}

@@ -1,0 +1,90 @@
+#include "save_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "checkpoint_root.h"
+
+static int write_all(int descriptor, const char *data, size_t bytes) {
+  while (bytes) {
+    const ssize_t wrote = write(descriptor, data, bytes);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote <= 0) return wrote ? errno : EIO;
+    data += wrote;
+    bytes -= (size_t)wrote;
+  }
+  return 0;
+}
+
+static zero1_status fill(int descriptor, const char *path, const void *data, size_t bytes,
+                         const void *more, size_t more_bytes, zero1__error *error) {
+  int number = write_all(descriptor, data, bytes);
+  if (!number) number = write_all(descriptor, more, more_bytes);
+  if (number) return zero1__fail_io(error, path, "writing", number);
+  if (fsync(descriptor)) return zero1__fail_io(error, path, "flushing it", errno);
+  return ZERO1_OK;
+}
+
+zero1_status zero1__save_file(const char *path, const void *data, size_t bytes, const void *more,
+                              size_t more_bytes, zero1__error *error) {
+  char other[4096];
+  if (snprintf(other, sizeof other, "%s.new", path) >= (int)sizeof other)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "this path is too long: %.200s", path);
+  const int descriptor = open(other, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor < 0) return zero1__fail_io(error, path, "making it", errno);
+  zero1_status status = fill(descriptor, path, data, bytes, more, more_bytes, error);
+  if (close(descriptor) && !status) status = zero1__fail_io(error, path, "closing it", errno);
+  if (!status && rename(other, path)) status = zero1__fail_io(error, path, "renaming to it", errno);
+  if (status) (void)unlink(other);
+  return status;
+}
+
+static zero1_status read_all(int descriptor, const char *path, char *text, size_t bytes,
+                             zero1__error *error) {
+  while (bytes) {
+    const ssize_t got = read(descriptor, text, bytes);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return zero1__fail_io(error, path, "reading", got ? errno : EIO);
+    text += got;
+    bytes -= (size_t)got;
+  }
+  return ZERO1_OK;
+}
+
+zero1_status zero1__load_file(const char *path, char **text, size_t *bytes, zero1__error *error) {
+  struct stat is;
+  *text = NULL;
+  *bytes = 0;
+  const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) return zero1__fail_io(error, path, "opening it", errno);
+  zero1_status status = ZERO1_OK;
+  if (fstat(descriptor, &is) || !S_ISREG(is.st_mode))
+    status = zero1__fail(error, ZERO1_ERR_IO, "%.300s: is no file", path);
+  if (!status) *text = malloc((size_t)is.st_size + 1);
+  if (!status && !*text)
+    status = zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %.300s", path);
+  if (!status) status = read_all(descriptor, path, *text, (size_t)is.st_size, error);
+  close(descriptor);
+  if (status) {
+    free(*text);
+    *text = NULL;
+    return status;
+  }
+  *bytes = (size_t)is.st_size;
+  (*text)[*bytes] = 0;
+  return ZERO1_OK;
+}
+
+zero1_status zero1__make_folder(const char *path, int may_exist, zero1__error *error) {
+  struct stat is;
+  if (!mkdir(path, 0777)) return ZERO1_OK;
+  const int number = errno;
+  if (number != EEXIST || !may_exist || stat(path, &is))
+    return zero1__fail_io(error, path, "making the folder", number);
+  if (S_ISDIR(is.st_mode)) return ZERO1_OK;
+  return zero1__fail(error, ZERO1_ERR_IO, "%.300s: is a file, not a folder", path);
+}
