@@ -22,6 +22,11 @@ static inline int zero1__dtype_valid(int32_t dtype) {
   return dtype == ZERO1_DTYPE_FP32 || dtype == ZERO1_DTYPE_BF16;
 }
 
+/** The name that safetensors files have for it. */
+static inline const char *zero1__dtype_name(int32_t dtype) {
+  return dtype == ZERO1_DTYPE_BF16 ? "BF16" : "F32";
+}
+
 /** Bytes of one element in memory. */
 static inline size_t zero1__dtype_bytes(zero1__dtype dtype) {
   return dtype == ZERO1_DTYPE_BF16 ? 2 : 4;

@@ -68,6 +68,17 @@ zero1_status zero1__index_add_range(zero1__index *index, const zero1__saved_rang
                                     zero1__error *error);
 void zero1__index_end(zero1__index *index);
 
+/** Indices into ranges, [range_count], to be freed: by (param, state, rank of a residual's file,
+ *  begin), so that what is next to each other of a tensor follows each other. NULL:
+ *  ZERO1_ERR_MEMORY. */
+int64_t *zero1__index_by_state(const zero1__index *index, zero1__error *error);
+/** The same by (file, offset). */
+int64_t *zero1__index_by_place(const zero1__index *index, zero1__error *error);
+
+/** First of the ranges of file `file`, of an index that is in the order of the files, as
+ *  zero1__manifest_read leaves it; they end where those of file + 1 begin. */
+int64_t zero1__index_file_begin(const zero1__index *index, int64_t file);
+
 /** Pairs, copied. */
 typedef struct zero1__pairs {
   zero1_pair *pairs;
@@ -96,8 +107,9 @@ typedef struct zero1__manifest {
 
 void zero1__manifest_end(zero1__manifest *manifest);
 
-/** Text of [*bytes] and a NUL, to be freed. ZERO1_ERR_INVALID: a parameter's name is not UTF-8
- *  (named). ZERO1_ERR_MEMORY. */
+/** Text of [*bytes] and a NUL, to be freed. Ranges are written in the order of files and offsets,
+ *  whatever theirs is. ZERO1_ERR_INVALID: a parameter's name is not UTF-8 (named).
+ *  ZERO1_ERR_MEMORY. */
 zero1_status zero1__manifest_write(const zero1__manifest *manifest, char **text, size_t *bytes,
                                    zero1__error *error);
 
@@ -111,13 +123,20 @@ zero1_status zero1__manifest_write(const zero1__manifest *manifest, char **text,
 zero1_status zero1__manifest_read(const char *path, const char *text, size_t bytes,
                                   zero1__manifest *manifest, zero1__error *error);
 
+/** What zero1__manifest_read says of what it accepts, of any manifest whose files' ranks and ranges'
+ *  files are among those it has. ZERO1_ERR_CORRUPT, ZERO1_ERR_MEMORY. */
+zero1_status zero1__manifest_check(const char *path, const zero1__manifest *manifest,
+                                   zero1__error *error);
+
 /** What one rank tells the rank that writes the manifest, as a text of the same kind: its index
  *  (file names, checksums and ranges) and its metadata. */
 zero1_status zero1__part_write(const zero1__index *index, const zero1__pairs *rank_metadata,
                                char **text, size_t *bytes, zero1__error *error);
 
 /** Adds rank `rank`'s part to the manifest: its files and ranges come after those that are there
- *  (file indices are moved), its metadata are rank_metadata[rank]. ZERO1_ERR_CORRUPT. */
+ *  (file indices are moved), its metadata are rank_metadata[rank], which was empty. What is in it is
+ *  checked by zero1__manifest_check, once all parts are there. ZERO1_ERR_CORRUPT, ZERO1_ERR_MEMORY:
+ *  the manifest is to be ended. */
 zero1_status zero1__part_read(const char *path, const char *text, size_t bytes, int32_t rank,
                               zero1__manifest *manifest, zero1__error *error);
 
