@@ -186,10 +186,10 @@ float *zero1__buffers_state_at(const zero1__buffers *buffers, int32_t which, int
       (block - zero1__layout_shard(layout, bucket, channel->comm->rank).begin) * ZERO1__BLOCK;
   *on_host = channel->config.device->is_host || bucket < buffers->offloaded;
   if (which == ZERO1_STATE_MASTER_PARAM) return zero1__buffers_master(buffers, bucket) + offset;
-  return offset + zero1__buffers_state(buffers,
-                                       which == ZERO1_STATE_EXP_AVG ? &buffers->exp_avg
-                                                                    : &buffers->exp_avg_sq,
-                                       bucket);
+  return offset + zero1__buffers_state(
+                      buffers,
+                      which == ZERO1_STATE_EXP_AVG ? &buffers->exp_avg : &buffers->exp_avg_sq,
+                      bucket);
 }
 
 void *zero1__buffers_param(const zero1__buffers *buffers, int64_t block) {

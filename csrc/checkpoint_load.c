@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "checkpoint_root.h"
+#include "fnv.h"
 #include "load_state.h"
 #include "optimizer.h"
 #include "struct_size.h"
@@ -19,7 +20,8 @@ zero1_status zero1_load_options_init(zero1_load_options *options, size_t options
 /** What rank 0 has found; every rank takes it from its own view of the folder. */
 typedef struct found {
   char name[ZERO1__STEP_NAME_BYTES]; /* within the root; empty: dir itself */
-  uint64_t manifest;
+  uint64_t manifest;                 /* 0: not read yet */
+  uint64_t options;                  /* a hash */
 } found;
 
 /* Rank 0 alone follows `latest`, which another job may be moving. */
@@ -27,13 +29,15 @@ static zero1_status find(zero1_optimizer *optimizer, const char *dir, char *path
                          found *mine) {
   zero1__error *error = &optimizer->error;
   memset(mine, 0, sizeof *mine);
-  if (!dir || !*dir) return zero1__fail(error, ZERO1_ERR_INVALID, "dir is %s", dir ? "empty" : "NULL");
+  if (!dir || !*dir)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "dir is %s", dir ? "empty" : "NULL");
   if (strlen(dir) > 3000) return zero1__fail(error, ZERO1_ERR_INVALID, "dir is too long a path");
   if (optimizer->comm->rank) return ZERO1_OK;
   const zero1_status status = zero1__root_resolve(dir, path, bytes, error);
   if (status || !strcmp(path, dir)) return status;
   const char *name = strrchr(path, '/');
-  snprintf(mine->name, sizeof mine->name, "%s", name ? name + 1 : path);
+  name = name ? name + 1 : path;
+  memcpy(mine->name, name, strnlen(name, sizeof mine->name - 1));
   return ZERO1_OK;
 }
 
@@ -45,27 +49,36 @@ static zero1_status gather_found(zero1_optimizer *optimizer, found *mine) {
     status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %zu ranks", world);
   status = zero1__optimizer_agree(optimizer, status);
   if (!status) status = zero1__optimizer_gather(optimizer, mine, all, sizeof *mine);
-  for (size_t rank = 1; rank < world && !status && all[0].manifest; ++rank)
-    if (all[rank].manifest != all[0].manifest)
-      status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
-                           "ranks 0 and %zu have found different checkpoints", rank);
+  for (size_t rank = 1; rank < world && !status; ++rank)
+    if (all[rank].manifest != all[0].manifest || all[rank].options != all[0].options)
+      status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH, "ranks 0 and %zu have %s", rank,
+                           all[rank].options != all[0].options ? "given different options"
+                                                               : "found different checkpoints");
   if (!status) *mine = all[0];
   free(all);
   return status;
 }
 
+static uint64_t hash_options(const zero1_load_options *options) {
+  const int32_t numbers[] = {options->weights_only, options->keep_hyper,
+                             options->allow_dtype_change};
+  uint64_t hash = zero1__fnv(ZERO1__FNV_BEGIN, numbers, sizeof numbers);
+  hash = zero1__fnv_text(hash, options->allow_missing ? options->allow_missing : "");
+  return zero1__fnv_text(hash, options->allow_extra ? options->allow_extra : "");
+}
+
 static zero1_status open_reader(zero1_optimizer *optimizer, const char *dir,
-                                zero1__reader *reader) {
+                                const zero1_load_options *options, zero1__reader *reader) {
   char path[4096];
-  found mine;
+  found mine = {0};
   zero1_status status = zero1__optimizer_check_idle(optimizer);
   if (!status) status = find(optimizer, dir, path, sizeof path, &mine);
+  mine.options = hash_options(options);
   status = zero1__optimizer_agree(optimizer, status);
   if (!status) status = gather_found(optimizer, &mine);
   if (status) return status;
   snprintf(path, sizeof path, "%s%s%s", dir, *mine.name ? "/" : "", mine.name);
-  status = zero1__optimizer_agree(optimizer,
-                                  zero1__reader_begin(reader, path, &optimizer->error));
+  status = zero1__optimizer_agree(optimizer, zero1__reader_begin(reader, path, &optimizer->error));
   mine.manifest = reader->manifest.xxh3 | 1;
   return status ? status : gather_found(optimizer, &mine);
 }
@@ -141,11 +154,10 @@ zero1_status zero1_checkpoint_load(zero1_optimizer *optimizer, const char *dir,
   if (status) return status;
   zero1__hold_sync(optimizer->schedule.hold);
   status = zero1__optimizer_agree(optimizer, take_options(optimizer, given, &options));
-  if (!status) status = open_reader(optimizer, dir, &reader);
+  if (!status) status = open_reader(optimizer, dir, &options, &reader);
   if (!status)
     status = zero1__optimizer_agree(
-        optimizer,
-        zero1__load_plan_begin(&plan, optimizer, &reader, &options, &optimizer->error));
+        optimizer, zero1__load_plan_begin(&plan, optimizer, &reader, &options, &optimizer->error));
   if (!status) status = load_into(&plan);
   zero1__load_plan_end(&plan);
   zero1__reader_end(&reader);

@@ -143,19 +143,19 @@ static zero1_status take_options(zero1_optimizer *optimizer, const zero1_save_op
                                  zero1_save_options *options) {
   zero1__error *error = &optimizer->error;
   (void)zero1_save_options_init(options, sizeof *options);
-  const zero1_status status =
-      given ? zero1__struct_get(given, given->size, options, sizeof *options, "zero1_save_options",
-                                error)
-            : ZERO1_OK;
+  const zero1_status status = given
+                                  ? zero1__struct_get(given, given->size, options, sizeof *options,
+                                                      "zero1_save_options", error)
+                                  : ZERO1_OK;
   if (status) return status;
   if (options->mode != ZERO1_SAVE_PINNED && options->mode != ZERO1_SAVE_SNAPSHOT)
     return zero1__fail(error, ZERO1_ERR_INVALID, "options.mode is %d, which is no ZERO1_SAVE_",
                        options->mode);
   if (options->keep_last < 0 || options->keep_every < 0)
-    return zero1__fail(error, ZERO1_ERR_INVALID, "options.keep_%s is %lld, which is below 0",
-                       options->keep_last < 0 ? "last" : "every",
-                       (long long)(options->keep_last < 0 ? options->keep_last
-                                                          : options->keep_every));
+    return zero1__fail(
+        error, ZERO1_ERR_INVALID, "options.keep_%s is %lld, which is below 0",
+        options->keep_last < 0 ? "last" : "every",
+        (long long)(options->keep_last < 0 ? options->keep_last : options->keep_every));
   return ZERO1_OK;
 }
 
@@ -172,7 +172,8 @@ static zero1_status check_savable(zero1_optimizer *optimizer, const char *root) 
   zero1__error *error = &optimizer->error;
   const zero1_status status = zero1__optimizer_check_idle(optimizer);
   if (status) return status;
-  if (!root || !*root) return zero1__fail(error, ZERO1_ERR_INVALID, "root is %s", root ? "empty" : "NULL");
+  if (!root || !*root)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "root is %s", root ? "empty" : "NULL");
   if (strlen(root) > 3000) return zero1__fail(error, ZERO1_ERR_INVALID, "root is too long a path");
   if (optimizer->half_loaded)
     return zero1__fail(error, ZERO1_ERR_STATE,

@@ -13,8 +13,8 @@
 #define ZERO1__CHUNK_PIECES 64
 
 typedef struct zero1__chunk_file {
-  int descriptor; /* -1: closed */
-  char *path;     /* owned */
+  int descriptor;                           /* -1: closed */
+  char *path;                               /* owned */
   struct iovec pieces[ZERO1__CHUNK_PIECES]; /* of the chunk, not written yet */
   int piece_count;
   int64_t bytes;   /* given so far */

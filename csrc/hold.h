@@ -15,10 +15,10 @@
 #define ZERO1__HOLD_GROUPS 128
 
 typedef struct zero1__hold {
-  zero1__device *device;  /* borrowed */
+  zero1__device *device; /* borrowed */
   int64_t bucket_count;
-  int32_t group_count;    /* group 0 is the last buckets */
-  zero1__event **let_go;  /* [group_count] recorded in the writer's stream */
+  int32_t group_count;     /* group 0 is the last buckets */
+  zero1__event **let_go;   /* [group_count] recorded in the writer's stream */
   _Atomic int64_t host_ns; /* that updates waited, where the host is the device */
   int64_t device_ns;       /* where it is not: by its times */
 } zero1__hold;

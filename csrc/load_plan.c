@@ -25,8 +25,8 @@ static zero1_status check_patterns(const char *patterns, const char *what, zero1
   for (const char *at = patterns; at && *at;) {
     const size_t length = strcspn(at, ",");
     if (length >= 512)
-      return zero1__fail(error, ZERO1_ERR_INVALID, "options.%s has a pattern of %zu bytes; at most 511",
-                         what, length);
+      return zero1__fail(error, ZERO1_ERR_INVALID,
+                         "options.%s has a pattern of %zu bytes; at most 511", what, length);
     at += length + (at[length] == ',');
   }
   return ZERO1_OK;
@@ -52,7 +52,8 @@ static zero1_status check_param(const zero1__load_plan *plan, int64_t saved, int
   const zero1__registry *there = &plan->reader->manifest.params;
   const zero1__registry *here = &plan->optimizer->registry;
   const zero1_load_options *options = plan->options;
-  if (!same_shape(there, saved, here, index)) return differ(plan, saved, index, "shapes differ", error);
+  if (!same_shape(there, saved, here, index))
+    return differ(plan, saved, index, "shapes differ", error);
   if (options->weights_only) return ZERO1_OK;
   if ((there->flags[saved] ^ here->flags[index]) & ZERO1_PARAM_FROZEN)
     return differ(plan, saved, index, "frozen in one alone (weights_only takes it)", error);
@@ -131,12 +132,12 @@ void zero1__load_plan_end(zero1__load_plan *plan) {
 
 /* ---- what to read ---- */
 
-typedef struct list {
+typedef struct want_list {
   zero1__wanted *wanted;
   int64_t count, room;
-} list;
+} want_list;
 
-static zero1_status want(list *list, const zero1__wanted *wanted, zero1__error *error) {
+static zero1_status want(want_list *list, const zero1__wanted *wanted, zero1__error *error) {
   if (list->count == list->room) {
     const int64_t room = 2 * list->room + 64;
     zero1__wanted *more = realloc(list->wanted, (size_t)room * sizeof *more);
@@ -156,7 +157,7 @@ static int32_t saved_state(const zero1__load_plan *plan, int64_t saved, int32_t 
   return state;
 }
 
-static zero1_status want_range(const zero1__load_plan *plan, list *list, int64_t param,
+static zero1_status want_range(const zero1__load_plan *plan, want_list *list, int64_t param,
                                int32_t state, int64_t begin, int64_t end, zero1__error *error) {
   const int64_t saved = plan->saved[param];
   if (saved < 0 || begin >= end) return ZERO1_OK;
@@ -168,15 +169,15 @@ static zero1_status want_range(const zero1__load_plan *plan, list *list, int64_t
   return want(list, &wanted, error);
 }
 
-static zero1_status want_shard(const zero1__load_plan *plan, list *list, int64_t bucket,
+static zero1_status want_shard(const zero1__load_plan *plan, want_list *list, int64_t bucket,
                                zero1__error *error) {
   const zero1__layout *layout = &plan->optimizer->layout;
   const int32_t last =
       plan->options->weights_only ? ZERO1_STATE_MASTER_PARAM : ZERO1_STATE_EXP_AVG_SQ;
   zero1_status status = ZERO1_OK;
   for (int32_t state = ZERO1_STATE_MASTER_PARAM; state <= last && !status; ++state) {
-    zero1__walk walk = zero1__walk_begin(
-        layout, zero1__layout_shard(layout, bucket, plan->optimizer->comm->rank));
+    zero1__walk walk =
+        zero1__walk_begin(layout, zero1__layout_shard(layout, bucket, plan->optimizer->comm->rank));
     for (zero1__segment s; !status && zero1__walk_next(&walk, &s);)
       status = want_range(plan, list, layout->slots[s.slot].param, state, s.param_begin,
                           s.param_begin + s.numel, error);
@@ -188,7 +189,7 @@ zero1_status zero1__load_plan_wanted(const zero1__load_plan *plan, zero1__wanted
                                      int64_t *count, zero1__error *error) {
   const zero1_optimizer *optimizer = plan->optimizer;
   const zero1__layout *layout = &optimizer->layout;
-  list list = {NULL, 0, 0};
+  want_list list = {NULL, 0, 0};
   zero1_status status = ZERO1_OK;
   for (int64_t bucket = layout->bucket_count - 1; bucket >= 0 && !status; --bucket)
     status = want_shard(plan, &list, bucket, error);

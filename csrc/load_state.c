@@ -12,14 +12,14 @@
 
 /* ---- a piece of a state ---- */
 
-typedef struct place {
+typedef struct load_place {
   const zero1__load_plan *plan;
   union {
     float fp32[PIECE_NUMEL];
     uint16_t bf16[PIECE_NUMEL];
   } params; /* on their way */
   float values[PIECE_NUMEL];
-} place;
+} load_place;
 
 static void put(const zero1_optimizer *optimizer, void *to, const void *from, size_t bytes,
                 int32_t on_host) {
@@ -47,7 +47,8 @@ static void widen(const void *data, int32_t dtype, int64_t count, float *values)
 }
 
 /* Elements of a parameter, from fp32. trainable: as its update leaves it. */
-static void put_param(place *place, int64_t param, int64_t begin, int64_t count, int trainable) {
+static void put_param(load_place *place, int64_t param, int64_t begin, int64_t count,
+                      int trainable) {
   const zero1_optimizer *optimizer = place->plan->optimizer;
   const zero1__dtype dtype = optimizer->channel->config.param_dtype;
   const size_t each = zero1__dtype_bytes(dtype);
@@ -72,7 +73,8 @@ static int is_separate(const zero1_optimizer *optimizer, int64_t block) {
   return bucket < optimizer->buffers.offloaded || optimizer->buffers.master_param.device != NULL;
 }
 
-static void put_state(place *place, int64_t param, int32_t state, int64_t begin, int64_t count) {
+static void put_state(load_place *place, int64_t param, int32_t state, int64_t begin,
+                      int64_t count) {
   const zero1_optimizer *optimizer = place->plan->optimizer;
   const int64_t block = block_at(optimizer, param, begin);
   int32_t on_host;
@@ -84,7 +86,7 @@ static void put_state(place *place, int64_t param, int32_t state, int64_t begin,
 
 static zero1_status take_piece(void *context, const zero1__wanted *wanted, int64_t begin,
                                int64_t count, const void *data, zero1__error *error) {
-  place *place = context;
+  load_place *place = context;
   const zero1_optimizer *optimizer = place->plan->optimizer;
   const int32_t dtype =
       zero1__saved_dtype(wanted->state, place->plan->reader->manifest.param_dtype);
@@ -106,7 +108,7 @@ static zero1_status take_piece(void *context, const zero1__wanted *wanted, int64
 zero1_status zero1__load_state(const zero1__load_plan *plan, zero1__error *error) {
   zero1__wanted *wanted = NULL;
   int64_t count = 0;
-  place *place = malloc(sizeof *place);
+  load_place *place = malloc(sizeof *place);
   if (!place) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory to load");
   place->plan = plan;
   zero1_status status = zero1__load_plan_wanted(plan, &wanted, &count, error);
@@ -158,7 +160,8 @@ static zero1_status load_residual(const zero1__load_plan *plan, double grad_scal
                                 .tag = i};
     of[i] = rows.rows + i * rows.numel;
   }
-  if (!status) status = zero1__reader_run(plan->reader, wanted, count, 1, take_residual, &rows, error);
+  if (!status)
+    status = zero1__reader_run(plan->reader, wanted, count, 1, take_residual, &rows, error);
   if (!status && same)
     memcpy(out, rows.rows, (size_t)rows.numel * sizeof *out);
   else if (!status)
@@ -210,15 +213,15 @@ static zero1_status gather_piece(zero1_optimizer *optimizer, int64_t bucket, siz
   const int32_t rank = optimizer->comm->rank, world = optimizer->comm->world_size;
   const int32_t sharers = optimizer->channel->params_sharers;
   const zero1__layout *layout = &optimizer->layout;
-  char *own = zero1__buffers_param(&optimizer->buffers,
-                                   zero1__layout_shard(layout, bucket, rank).begin);
+  char *own =
+      zero1__buffers_param(&optimizer->buffers, zero1__layout_shard(layout, bucket, rank).begin);
   device->ops->transfer(device, mine, own + at, bytes);
   const zero1_status status = zero1__optimizer_gather(optimizer, mine, all, bytes);
   if (status || rank % sharers) return status; /* one writes what ranks share */
   for (int32_t other = 0; other < world; ++other) {
     if (other / sharers == rank / sharers) continue;
-    char *to = zero1__buffers_param(&optimizer->buffers,
-                                    zero1__layout_shard(layout, bucket, other).begin);
+    char *to =
+        zero1__buffers_param(&optimizer->buffers, zero1__layout_shard(layout, bucket, other).begin);
     device->ops->transfer(device, to + at, all + (size_t)other * bytes, bytes);
   }
   return ZERO1_OK;
@@ -232,15 +235,14 @@ zero1_status zero1__load_gather(zero1_optimizer *optimizer) {
   if ((size_t)optimizer->channel->params_sharers == world) return ZERO1_OK;
   char *mine = malloc(most), *all = malloc(most * world);
   zero1_status status = ZERO1_OK;
-  if (!mine || !all)
-    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory to load");
+  if (!mine || !all) status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory to load");
   status = zero1__optimizer_agree(optimizer, status);
   for (int64_t bucket = 0; bucket < layout->bucket_count && !status; ++bucket) {
     const zero1__range blocks = zero1__layout_shard(layout, bucket, 0);
     const size_t bytes = (size_t)(blocks.end - blocks.begin) * ZERO1__BLOCK * each;
     for (size_t at = 0; at < bytes && !status; at += most)
-      status = gather_piece(optimizer, bucket, at, bytes - at < most ? bytes - at : most, mine,
-                            all);
+      status =
+          gather_piece(optimizer, bucket, at, bytes - at < most ? bytes - at : most, mine, all);
   }
   free(mine);
   free(all);

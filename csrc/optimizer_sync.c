@@ -52,7 +52,8 @@ zero1_status zero1__optimizer_agree(zero1_optimizer *optimizer, zero1_status sta
   return note_loss(optimizer, status);
 }
 
-zero1_status zero1__optimizer_gather(zero1_optimizer *optimizer, const void *mine, void *all, size_t bytes) {
+zero1_status zero1__optimizer_gather(zero1_optimizer *optimizer, const void *mine, void *all,
+                                     size_t bytes) {
   const zero1_status status =
       zero1__lane_gather(optimizer->lane, mine, all, bytes, &optimizer->error);
   return note_loss(optimizer, status);

@@ -26,8 +26,7 @@ static zero1_status take_settings(zero1__save_job *job, zero1__error *error) {
   manifest->rank_metadata = calloc((size_t)manifest->world_size, sizeof *manifest->rank_metadata);
   if (!manifest->groups || !manifest->rank_metadata)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a manifest");
-  memcpy(manifest->groups, config->groups,
-         (size_t)config->group_count * sizeof *manifest->groups);
+  memcpy(manifest->groups, config->groups, (size_t)config->group_count * sizeof *manifest->groups);
   return ZERO1_OK;
 }
 
@@ -40,8 +39,8 @@ zero1_status zero1__save_job_begin(zero1__save_job *job, zero1_optimizer *optimi
   job->keep_every = options->keep_every;
   zero1_status status = take_settings(job, error);
   if (!status)
-    status = zero1__pairs_begin(&job->manifest.metadata, options->metadata,
-                                options->metadata_count, "options.metadata", error);
+    status = zero1__pairs_begin(&job->manifest.metadata, options->metadata, options->metadata_count,
+                                "options.metadata", error);
   if (!status)
     status = zero1__pairs_begin(&job->rank_metadata, options->rank_metadata,
                                 options->rank_metadata_count, "options.rank_metadata", error);

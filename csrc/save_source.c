@@ -18,8 +18,7 @@ zero1__range zero1__saved_frozen(const zero1_optimizer *optimizer) {
   const int64_t rank = optimizer->comm->rank, world = layout->world_size;
   const int64_t count = layout->block_count - layout->trainable_blocks;
   const int64_t each = count / world, more = count % world;
-  const int64_t begin =
-      layout->trainable_blocks + rank * each + (rank < more ? rank : more);
+  const int64_t begin = layout->trainable_blocks + rank * each + (rank < more ? rank : more);
   return (zero1__range){begin, begin + each + (rank < more)};
 }
 
@@ -89,8 +88,7 @@ int64_t zero1__saved_bucket(const zero1_optimizer *optimizer, const zero1__saved
 static int64_t element_in_state(const zero1_optimizer *optimizer, int64_t block) {
   const zero1__layout *layout = &optimizer->layout;
   const int64_t bucket = block / layout->bucket_blocks;
-  const int64_t offset =
-      block - zero1__layout_shard(layout, bucket, optimizer->comm->rank).begin;
+  const int64_t offset = block - zero1__layout_shard(layout, bucket, optimizer->comm->rank).begin;
   return (zero1__layout_state_begin(layout, bucket) + offset) * ZERO1__BLOCK;
 }
 
@@ -148,7 +146,8 @@ static void copy_shards(zero1__snapshot *snapshot, const zero1_optimizer *optimi
     for (int32_t i = 0; i < 3 && bytes; ++i) {
       int32_t on_host;
       float *to = snapshot->states[i] + element_in_state(optimizer, blocks.begin);
-      const float *from = zero1__buffers_state_at(&optimizer->buffers, i + 1, blocks.begin, &on_host);
+      const float *from =
+          zero1__buffers_state_at(&optimizer->buffers, i + 1, blocks.begin, &on_host);
       if (on_host)
         memcpy(to, from, bytes);
       else
@@ -162,8 +161,7 @@ zero1_status zero1__snapshot_begin(zero1__snapshot *snapshot, const zero1_optimi
   const zero1__layout *layout = &optimizer->layout;
   const zero1__buffers *buffers = &optimizer->buffers;
   zero1__device *device = optimizer->device;
-  const size_t state =
-      (size_t)zero1__layout_state_blocks(layout) * ZERO1__BLOCK * sizeof(float);
+  const size_t state = (size_t)zero1__layout_state_blocks(layout) * ZERO1__BLOCK * sizeof(float);
   const size_t residual =
       buffers->residual ? (size_t)layout->trainable_blocks * ZERO1__BLOCK * sizeof(float) : 0;
   const zero1__range blocks = zero1__saved_frozen(optimizer);

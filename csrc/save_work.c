@@ -83,15 +83,15 @@ static uint64_t look_at(const char *path) {
 }
 
 /** A wait for something in the folder. */
-typedef struct watch {
+typedef struct folder_watch {
   uint64_t seen;
   int64_t seen_ns, looked_ns;
   int times;
-} watch;
+} folder_watch;
 
 /* Sleeps; whether it is of no use to go on: a peer is dead, the optimizer is given up, or nothing
  * has happened for too long. */
-static zero1_status watch_on(const zero1__save_work *work, watch *watch, const char *what,
+static zero1_status watch_on(const zero1__save_work *work, folder_watch *watch, const char *what,
                              zero1__error *error) {
   const zero1__comm_ops *ops = work->lane->comm->ops;
   const int64_t now = zero1__now_ns();
@@ -155,7 +155,7 @@ static zero1_status await_word(const zero1__save_work *work, const char *what, i
                                const char *missing, char **text, size_t *bytes,
                                zero1__error *error) {
   char path[4096];
-  watch watch = {0};
+  folder_watch watch = {0};
   name_of(work, what, rank, path, sizeof path);
   while (access(path, F_OK)) {
     zero1__error why;
@@ -167,8 +167,8 @@ static zero1_status await_word(const zero1__save_work *work, const char *what, i
   return zero1__load_file(path, text, bytes, error);
 }
 
-static zero1_status take_part(const zero1__save_work *work, int32_t rank,
-                              zero1__manifest *manifest, zero1__error *error) {
+static zero1_status take_part(const zero1__save_work *work, int32_t rank, zero1__manifest *manifest,
+                              zero1__error *error) {
   char missing[80], path[4096];
   char *text = NULL;
   size_t bytes = 0;

@@ -39,8 +39,7 @@ static int next_range(zero1__save_writer *writer) {
 }
 
 static int64_t range_bytes(const zero1__save_writer *writer, const zero1__saved_range *range) {
-  return (range->end - range->begin) *
-         (int64_t)zero1__saved_each(writer->optimizer, range->state);
+  return (range->end - range->begin) * (int64_t)zero1__saved_each(writer->optimizer, range->state);
 }
 
 static zero1_status add_tensor(zero1__save_writer *writer, zero1__safetensors *header,
@@ -120,8 +119,7 @@ static zero1_status write_from_device(zero1__save_writer *writer, const char *fr
   zero1__device *device = writer->optimizer->device;
   zero1_status status = ZERO1_OK;
   for (int64_t at = 0; at < bytes && !status; at += (int64_t)STAGING_BYTES) {
-    const int64_t count =
-        bytes - at < (int64_t)STAGING_BYTES ? bytes - at : (int64_t)STAGING_BYTES;
+    const int64_t count = bytes - at < (int64_t)STAGING_BYTES ? bytes - at : (int64_t)STAGING_BYTES;
     device->ops->transfer(device, writer->staging, from + at, (size_t)count);
     status = device->ops->check(device, error);
     if (!status) status = zero1__chunk_file_add(&writer->file, writer->staging, count, error);
@@ -134,8 +132,7 @@ static zero1_status write_range(zero1__save_writer *writer, const zero1__saved_r
                                 zero1__error *error) {
   int32_t on_host;
   const int64_t bytes = range_bytes(writer, range);
-  const void *from =
-      zero1__saved_bytes(writer->optimizer, writer->snapshot, range, &on_host);
+  const void *from = zero1__saved_bytes(writer->optimizer, writer->snapshot, range, &on_host);
   return on_host ? zero1__chunk_file_add(&writer->file, from, bytes, error)
                  : write_from_device(writer, from, bytes, error);
 }

@@ -13,9 +13,9 @@ typedef struct zero1__save_writer {
   zero1__save_walk walk;
   zero1__saved_range next; /* that did not fit into the last file */
   int32_t has_next;
-  int32_t writing;     /* 1: `file` is open */
-  int64_t written;     /* ranges, all files together */
-  zero1__index index;  /* of what has been begun */
+  int32_t writing;    /* 1: `file` is open */
+  int64_t written;    /* ranges, all files together */
+  zero1__index index; /* of what has been begun */
   zero1__chunk_file file;
   void *staging; /* where state on a device comes by; or NULL */
   int64_t bytes; /* of all files */

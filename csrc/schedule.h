@@ -51,7 +51,7 @@ typedef struct zero1__schedule {
   zero1__step *step;                  /* the optimizer's, in memory of the device */
   zero1__device_agreement *by_device; /* NULL: the host decides */
   zero1__offload *offload;            /* NULL: no bucket is */
-  zero1__hold *hold;                  /* what updates wait for; NULL: nothing. The caller's thread's */
+  zero1__hold *hold; /* what updates wait for; NULL: nothing. The caller's thread's */
 
   zero1__event **updated, **gathered;      /* [bucket_count] */
   zero1__event **arrived, **made, **freed; /* [ring_count] */

@@ -105,8 +105,8 @@ typedef struct zero1_save_report {
   double copy_ms;          /* of it: the snapshot's copy */
   double write_ms;         /* until this rank's files were flushed; without it: the others' */
   double hash_ms;          /* of write_ms: checksums */
-  double stall_ms;         /* updates waited for the writer: what forward and backward did not cover */
-  double commit_ms;        /* waiting for the other ranks, manifest, rename */
+  double stall_ms;  /* updates waited for the writer: what forward and backward did not cover */
+  double commit_ms; /* waiting for the other ranks, manifest, rename */
 } zero1_save_report;
 
 /** Not collective. ZERO1_ERR_STATE: none has ended. ZERO1_ERR_INVALID, ZERO1_ERR_VERSION. */
@@ -115,11 +115,11 @@ ZERO1_API zero1_status zero1_checkpoint_report(zero1_optimizer *optimizer,
 
 /** Fill with zero1_load_options_init, then change what you need. The same on every rank. */
 typedef struct zero1_load_options {
-  size_t size;                /* sizeof(zero1_load_options), set by init */
-  int32_t weights_only;       /* 1: parameters and masters alone; moments, count and hyper-parameters
+  size_t size;          /* sizeof(zero1_load_options), set by init */
+  int32_t weights_only; /* 1: parameters and masters alone; moments, count and hyper-parameters
                                  stay as they are, and a parameter may be frozen here and not there,
                                  or the other way round. Default 0 */
-  int32_t keep_hyper;         /* 1: lr and all that zero1_group holds, grad_scale, max_grad_norm and
+  int32_t keep_hyper;   /* 1: lr and all that zero1_group holds, grad_scale, max_grad_norm and
                                  skip_grad_norm stay as they are. Default 0: they are loaded.
                                  grad_scale: the default of a world stays that; another is multiplied
                                  by saved world size / this one */
@@ -231,8 +231,8 @@ enum {
  *  ZERO1_ERR_INVALID: no such parameter, state or range. ZERO1_ERR_CORRUPT: names the file.
  *  ZERO1_ERR_IO. ZERO1_ERR_MEMORY. */
 ZERO1_API zero1_status zero1_checkpoint_read(zero1_checkpoint *checkpoint, int64_t param,
-                                             int32_t state, int32_t rank, int64_t begin, int64_t end,
-                                             int32_t dtype, void *out);
+                                             int32_t state, int32_t rank, int64_t begin,
+                                             int64_t end, int32_t dtype, void *out);
 
 /** Called now and then, by one thread at a time; returns 0 to go on, anything else to stop. */
 typedef int32_t (*zero1_progress_fn)(void *context, uint64_t bytes, uint64_t total_bytes);
