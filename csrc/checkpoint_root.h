@@ -1,4 +1,13 @@
-/* The folder that a run's checkpoints are in: their names, `latest`, which ones go, the lock. */
+/* The folder that a run's checkpoints are in: their names, `latest`, which ones go, the lock.
+ *
+ *   ROOT/step-000000000120        a checkpoint
+ *   ROOT/latest                   a link to one
+ *   ROOT/.lock                    who writes here
+ *   ROOT/.save-0123456789abcdef   one that is being written, by 16 hex digits
+ *   ROOT/.save-latest             `latest`, while it is made
+ *   ROOT/.gone-<name>             what is being removed
+ *
+ * The last three are what a crash can leave. */
 #ifndef ZERO1__CHECKPOINT_ROOT_H
 #define ZERO1__CHECKPOINT_ROOT_H
 
