@@ -20,7 +20,7 @@ zero1_status zero1__index_add_file(zero1__index *index, const char *name, int32_
   const zero1_status status = grow_files(index, error);
   if (status) return status;
   zero1__saved_file file = {.rank = rank, .bytes = bytes};
-  file.name = strdup(name);
+  file.name = malloc(strlen(name) + 1);
   file.xxh3 = calloc((size_t)zero1__chunk_count(bytes) + 1, sizeof *file.xxh3);
   if (!file.name || !file.xxh3) {
     free(file.name);
@@ -28,6 +28,7 @@ zero1_status zero1__index_add_file(zero1__index *index, const char *name, int32_
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for the checksums of %lld bytes",
                        (long long)bytes);
   }
+  strcpy(file.name, name);
   index->files[index->file_count] = file;
   index->file_count += 1;
   return ZERO1_OK;

@@ -1,7 +1,5 @@
 #include "manifest.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -9,18 +7,6 @@
 #include "dtype.h"
 #include "json_text.h"
 #include "manifest_text.h"
-
-zero1_status zero1__fail_at(zero1__error *error, zero1_status status, const char *path,
-                            const char *format, ...) {
-  char text[ZERO1__ERROR_TEXT];
-  const size_t bytes = strlen(path), most = 160;
-  va_list list;
-  va_start(list, format);
-  vsnprintf(text, sizeof text, format, list);
-  va_end(list);
-  return zero1__fail(error, status, "%s%s: %s", bytes > most ? "..." : "",
-                     bytes > most ? path + bytes - most : path, text);
-}
 
 void zero1__manifest_end(zero1__manifest *manifest) {
   free(manifest->groups);
@@ -126,16 +112,16 @@ static void add_file(zero1__json_text *json, const zero1__index *index, int64_t 
   zero1__json_add(json, ", \"xxh3\": \"");
   for (int64_t i = 0; i < zero1__chunk_count(saved->bytes); ++i)
     zero1__json_add_hash(json, saved->xxh3[i]);
-  zero1__json_add(json, "\", \"index\": [");
+  zero1__json_add(json, "\", \"index\": \"");
   for (; *at < index->range_count && index->ranges[order[*at]].file == file; ++*at) {
     const zero1__saved_range *const range = &index->ranges[order[*at]];
-    add_integer(json, *at == begin ? "" : ", ", range->param);
-    add_integer(json, ",", range->state);
-    add_integer(json, ",", range->begin);
-    add_integer(json, ",", range->end);
-    add_integer(json, ",", range->offset);
+    add_integer(json, *at == begin ? "" : ",", range->param);
+    add_integer(json, " ", range->state);
+    add_integer(json, " ", range->begin);
+    add_integer(json, " ", range->end);
+    add_integer(json, " ", range->offset);
   }
-  zero1__json_add(json, "]}");
+  zero1__json_add(json, "\"}");
 }
 
 static zero1_status add_files(zero1__json_text *json, const zero1__index *index,

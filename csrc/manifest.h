@@ -8,12 +8,13 @@
  *     "metadata": {"data": "17"}, "rank_metadata": [{}, {}],
  *     "parameters": [{"name": "embed", "shape": [2, 300], "group": 0}, {..., "frozen": true}, ...],
  *     "files": [{"name": "rank-00000-of-00002-00000.safetensors", "rank": 0, "bytes": 9216,
- *                "xxh3": "0123456789abcdef...", "index": [param, state, begin, end, offset, ...]},
+ *                "xxh3": "0123456789abcdef...", "index": "0 1 0 512 1024,0 2 0 512 3072"},
  *               ...],
  *     "xxh3": "0123456789abcdef" }
  *
- * `index`: five numbers a range: elements [begin, end) of state `state` (ZERO1_STATE_) of parameter
- * `param` are at byte `offset` of the file. xxh3 of a file: 16 digits for each MiB of it, its header
+ * `index`: "param state begin end offset" of each range, with commas between: elements [begin, end)
+ * of state `state` (ZERO1_STATE_) of parameter `param` are at byte `offset` of the file. (One text,
+ * because a number of its own takes jansson 40 bytes.) xxh3 of a file: 16 digits for each MiB of it, its header
  * included; the last one, by which the manifest ends, is of all the bytes of the manifest before
  * it. */
 #ifndef ZERO1__MANIFEST_H

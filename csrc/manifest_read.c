@@ -7,85 +7,9 @@
 
 #include "config.h"
 #include "dtype.h"
-#include "json_text.h"
 #include "manifest.h"
 #include "manifest_text.h"
-
-#define INDEX_NUMBERS 5 /* of a range */
-
-/* What is read, and where failures go. */
-typedef struct reading {
-  const char *path;
-  zero1__error *error;
-} reading;
-
-static zero1_status out_of_memory(const reading *at, const char *what) {
-  return zero1__fail_at(at->error, ZERO1_ERR_MEMORY, at->path, "no memory for its %s", what);
-}
-
-/* A failure with text of one's own becomes one of this file. */
-static zero1_status pass_on(const reading *at, zero1_status status, const zero1__error *inner) {
-  if (status == ZERO1_OK) return ZERO1_OK;
-  return zero1__fail_at(at->error,
-                        status == ZERO1_ERR_MEMORY ? ZERO1_ERR_MEMORY : ZERO1_ERR_CORRUPT, at->path,
-                        "%s", inner->text);
-}
-
-/* json_unpack_ex failed on element `index` of a list `what`, or on what is no list (-1). */
-static zero1_status unpack_failed(const reading *at, const char *what, int64_t index,
-                                  const json_error_t *why) {
-  char place[32] = "", shown[ZERO1__SHOWN_BYTES];
-  if (json_error_code(why) == json_error_out_of_memory) return out_of_memory(at, what);
-  if (index >= 0) snprintf(place, sizeof place, "[%lld]", (long long)index);
-  return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path, "%s%s: %s", what, place,
-                        zero1__show_text(why->text, shown));
-}
-
-/* ---- the text as a whole ---- */
-
-/* Whether a text ends with the checksum of all that is before it. */
-static int hash_fits(const char *text, size_t bytes) {
-  const size_t end = sizeof ZERO1__HASH_END - 1;
-  if (bytes < ZERO1__HASH_DIGITS + end) return 0;
-  const size_t hashed = bytes - ZERO1__HASH_DIGITS - end;
-  char expected[ZERO1__HASH_DIGITS + 1];
-  snprintf(expected, sizeof expected, "%016llx", (unsigned long long)XXH3_64bits(text, hashed));
-  return !memcmp(text + hashed, expected, ZERO1__HASH_DIGITS) &&
-         !memcmp(text + hashed + ZERO1__HASH_DIGITS, ZERO1__HASH_END, end);
-}
-
-static zero1_status check_version(const reading *at, const json_t *root, const char *format) {
-  const json_t *const found = json_object_get(root, "format");
-  const json_t *const version = json_object_get(root, "version");
-  if (!json_is_string(found) || strcmp(json_string_value(found), format))
-    return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path, "it is no %s", format);
-  if (!json_is_integer(version) || json_integer_value(version) < 1)
-    return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path, "it has no version");
-  if (json_integer_value(version) > ZERO1__MANIFEST_VERSION)
-    return zero1__fail_at(at->error, ZERO1_ERR_VERSION, at->path,
-                          "a newer library wrote it: its version is %lld, and this one knows %d",
-                          (long long)json_integer_value(version), ZERO1__MANIFEST_VERSION);
-  return ZERO1_OK;
-}
-
-/* Sets *root, to be json_decref'ed, after a failure too. */
-static zero1_status load(const reading *at, const char *text, size_t bytes, const char *format,
-                         json_t **root) {
-  json_error_t why;
-  char shown[ZERO1__SHOWN_BYTES];
-  const int fits = hash_fits(text, bytes);
-  *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &why);
-  const zero1_status status = *root ? check_version(at, *root, format) : ZERO1_ERR_CORRUPT;
-  if (status == ZERO1_ERR_VERSION) return status;
-  if (!fits)
-    return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
-                          "the checksum at its end is not that of its %zu bytes", bytes);
-  if (!*root) /* jansson does not always say which */
-    return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
-                          "line %d is not JSON, or there was no memory: %s", why.line,
-                          zero1__show_text(why.text, shown));
-  return status;
-}
+#include "json_text.h"
 
 /* ---- files and ranges ---- */
 
@@ -101,50 +25,63 @@ static int read_hashes(const char *digits, uint64_t *hashes, int64_t count) {
   return 1;
 }
 
-static zero1_status read_ranges(const reading *at, const json_t *numbers, int32_t file,
+/* A number and the character that follows it; *text is moved behind both. 0: there is no such. */
+static int read_number(const char **text, char follows, int64_t *value) {
+  const char *at = *text;
+  *value = 0;
+  for (; *at >= '0' && *at <= '9'; ++at) {
+    if (*value > (INT64_MAX - 9) / 10) return 0;
+    *value = 10 * *value + (*at - '0');
+  }
+  if (at == *text || *at != follows) return 0;
+  *text = at + (follows != 0);
+  return 1;
+}
+
+/* "param state begin end offset", the last one followed by a comma or the end. */
+static int read_range(const char **text, zero1__saved_range *range) {
+  int64_t state;
+  if (!read_number(text, ' ', &range->param) || !read_number(text, ' ', &state) ||
+      !read_number(text, ' ', &range->begin) || !read_number(text, ' ', &range->end) ||
+      state > ZERO1_STATE_RESIDUAL)
+    return 0;
+  range->state = (int32_t)state;
+  const char *const offset = *text;
+  if (read_number(text, ',', &range->offset)) return 1;
+  *text = offset;
+  return read_number(text, 0, &range->offset);
+}
+
+static zero1_status read_ranges(const zero1__reading *at, const char *numbers, int32_t file,
                                 zero1__index *index) {
-  const char *const name = index->files[file].name;
-  const size_t count = json_array_size(numbers);
+  const char *next = numbers;
   char shown[ZERO1__SHOWN_BYTES];
-  if (!json_is_array(numbers) || count % INDEX_NUMBERS != 0)
-    return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
-                          "the index of file '%s' is no list of %d numbers a range",
-                          zero1__show_text(name, shown), INDEX_NUMBERS);
-  for (size_t i = 0; i < count; i += INDEX_NUMBERS) {
-    json_int_t values[INDEX_NUMBERS];
-    for (size_t k = 0; k < INDEX_NUMBERS; ++k) {
-      const json_t *const number = json_array_get(numbers, i + k);
-      values[k] = json_is_integer(number) ? json_integer_value(number) : -1;
-      if (values[k] < 0 || (k == 1 && values[k] > ZERO1_STATE_RESIDUAL))
-        return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
-                              "number %zu of the index of file '%s' is out of its range", i + k,
-                              zero1__show_text(name, shown));
-    }
-    const zero1__saved_range range = {.param = values[0],
-                                      .state = (int32_t)values[1],
-                                      .file = file,
-                                      .begin = values[2],
-                                      .end = values[3],
-                                      .offset = values[4]};
+  while (*next) {
+    const char *const begin = next;
+    zero1__saved_range range = {.file = file};
     zero1__error inner = {0};
+    if (!read_range(&next, &range))
+      return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
+                            "the index of file '%s' has no range at its character %lld",
+                            zero1__show_text(index->files[file].name, shown),
+                            (long long)(begin - numbers));
     const zero1_status status = zero1__index_add_range(index, &range, &inner);
-    if (status) return pass_on(at, status, &inner);
+    if (status) return zero1__reading_pass_on(at, status, &inner);
   }
   return ZERO1_OK;
 }
 
 /* File `number` of a list. Its rank is below `rank_end`, and its hashes are all there, before any
  * memory is taken for them. */
-static zero1_status read_file(const reading *at, json_t *item, int64_t number, int32_t rank_begin,
-                              int32_t rank_end, zero1__index *index) {
+static zero1_status read_file(const zero1__reading *at, json_t *item, int64_t number,
+                              int32_t rank_begin, int32_t rank_end, zero1__index *index) {
   json_error_t why;
-  const char *name, *hashes;
+  const char *name, *hashes, *numbers;
   size_t digits;
   json_int_t rank, bytes;
-  json_t *numbers;
-  if (json_unpack_ex(item, &why, JSON_STRICT, "{s:s, s:I, s:I, s:s%, s:o}", "name", &name, "rank",
+  if (json_unpack_ex(item, &why, JSON_STRICT, "{s:s, s:I, s:I, s:s%, s:s}", "name", &name, "rank",
                      &rank, "bytes", &bytes, "xxh3", &hashes, &digits, "index", &numbers))
-    return unpack_failed(at, "files", number, &why);
+    return zero1__reading_unpack(at, "files", number, &why);
   if (rank < rank_begin || rank >= rank_end)
     return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
                           "files[%lld]: rank %lld is not in [%d, %d)", (long long)number,
@@ -158,7 +95,7 @@ static zero1_status read_file(const reading *at, json_t *item, int64_t number, i
     return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path, "it has too many files");
   zero1__error inner = {0};
   const zero1_status status = zero1__index_add_file(index, name, (int32_t)rank, bytes, &inner);
-  if (status) return pass_on(at, status, &inner);
+  if (status) return zero1__reading_pass_on(at, status, &inner);
   const int32_t file = (int32_t)index->file_count - 1;
   if (!read_hashes(hashes, index->files[file].xxh3, zero1__chunk_count(bytes)))
     return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
@@ -166,7 +103,7 @@ static zero1_status read_file(const reading *at, json_t *item, int64_t number, i
   return read_ranges(at, numbers, file, index);
 }
 
-static zero1_status read_files(const reading *at, const json_t *files, int32_t rank_begin,
+static zero1_status read_files(const zero1__reading *at, const json_t *files, int32_t rank_begin,
                                int32_t rank_end, zero1__index *index) {
   zero1_status status = ZERO1_OK;
   for (size_t i = 0; i < json_array_size(files) && !status; ++i)
@@ -176,7 +113,7 @@ static zero1_status read_files(const reading *at, const json_t *files, int32_t r
 
 /* ---- the other lists ---- */
 
-static zero1_status read_pairs(const reading *at, json_t *object, const char *what,
+static zero1_status read_pairs(const zero1__reading *at, json_t *object, const char *what,
                                zero1__pairs *pairs) {
   const size_t count = json_object_size(object);
   const char *key;
@@ -184,7 +121,7 @@ static zero1_status read_pairs(const reading *at, json_t *object, const char *wh
   int64_t used = 0;
   int all_texts = json_is_object(object);
   zero1_pair *const given = malloc((count + 1) * sizeof *given);
-  if (!given) return out_of_memory(at, what);
+  if (!given) return zero1__reading_memory(at, what);
   json_object_foreach(object, key, value) {
     given[used].key = key;
     given[used].value = json_string_value(value);
@@ -193,7 +130,8 @@ static zero1_status read_pairs(const reading *at, json_t *object, const char *wh
   zero1__error inner = {0};
   zero1_status status = ZERO1_OK;
   if (all_texts)
-    status = pass_on(at, zero1__pairs_begin(pairs, given, used, what, &inner), &inner);
+    status =
+        zero1__reading_pass_on(at, zero1__pairs_begin(pairs, given, used, what, &inner), &inner);
   else
     status = zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
                             "%s: keys and texts are missing", what);
@@ -201,7 +139,7 @@ static zero1_status read_pairs(const reading *at, json_t *object, const char *wh
   return status;
 }
 
-static zero1_status read_rank_metadata(const reading *at, const json_t *list,
+static zero1_status read_rank_metadata(const zero1__reading *at, const json_t *list,
                                        zero1__manifest *manifest) {
   zero1_status status = ZERO1_OK;
   for (size_t i = 0; i < json_array_size(list) && !status; ++i) {
@@ -212,7 +150,8 @@ static zero1_status read_rank_metadata(const reading *at, const json_t *list,
   return status;
 }
 
-static zero1_status read_group(const reading *at, json_t *item, int64_t index, zero1_group *group) {
+static zero1_status read_group(const zero1__reading *at, json_t *item, int64_t index,
+                               zero1_group *group) {
   json_error_t why;
   int decoupled;
   zero1__error inner = {0};
@@ -220,16 +159,17 @@ static zero1_status read_group(const reading *at, json_t *item, int64_t index, z
   if (json_unpack_ex(item, &why, JSON_STRICT, "{s:F, s:F, s:F, s:F, s:F, s:b}", "lr", &group->lr,
                      "beta1", &group->beta1, "beta2", &group->beta2, "eps", &group->eps,
                      "weight_decay", &group->weight_decay, "decoupled_weight_decay", &decoupled))
-    return unpack_failed(at, "groups", index, &why);
+    return zero1__reading_unpack(at, "groups", index, &why);
   group->decoupled_weight_decay = decoupled;
-  return pass_on(at, zero1__group_check(group, index, &inner), &inner);
+  return zero1__reading_pass_on(at, zero1__group_check(group, index, &inner), &inner);
 }
 
-static zero1_status read_groups(const reading *at, const json_t *list, zero1__manifest *manifest) {
+static zero1_status read_groups(const zero1__reading *at, const json_t *list,
+                                zero1__manifest *manifest) {
   const size_t count = json_array_size(list);
   zero1_status status = ZERO1_OK;
   manifest->groups = calloc(count + 1, sizeof *manifest->groups);
-  if (!manifest->groups) return out_of_memory(at, "groups");
+  if (!manifest->groups) return zero1__reading_memory(at, "groups");
   manifest->group_count = (int64_t)count;
   for (size_t i = 0; i < count && !status; ++i)
     status = read_group(at, json_array_get(list, i), (int64_t)i, &manifest->groups[i]);
@@ -237,8 +177,8 @@ static zero1_status read_groups(const reading *at, const json_t *list, zero1__ma
 }
 
 /* Sizes go to `sizes`, with as much room as the list has items. */
-static zero1_status read_param(const reading *at, json_t *item, int64_t index, int64_t *sizes,
-                               zero1_param_spec *spec) {
+static zero1_status read_param(const zero1__reading *at, json_t *item, int64_t index,
+                               int64_t *sizes, zero1_param_spec *spec) {
   json_error_t why;
   json_t *shape;
   json_int_t group;
@@ -246,7 +186,7 @@ static zero1_status read_param(const reading *at, json_t *item, int64_t index, i
   if (json_unpack_ex(item, &why, JSON_STRICT, "{s:s, s:o, s:I, s?b, s?b}", "name", &spec->name,
                      "shape", &shape, "group", &group, "frozen", &frozen, "not_in_norm",
                      &not_in_norm))
-    return unpack_failed(at, "parameters", index, &why);
+    return zero1__reading_unpack(at, "parameters", index, &why);
   int fits = json_is_array(shape) && group >= 0 && group <= INT32_MAX;
   for (size_t i = 0; fits && i < json_array_size(shape); ++i) {
     const json_t *const size = json_array_get(shape, i);
@@ -264,7 +204,8 @@ static zero1_status read_param(const reading *at, json_t *item, int64_t index, i
   return ZERO1_OK;
 }
 
-static zero1_status read_params(const reading *at, const json_t *list, zero1__manifest *manifest) {
+static zero1_status read_params(const zero1__reading *at, const json_t *list,
+                                zero1__manifest *manifest) {
   const size_t count = json_array_size(list);
   size_t size_count = 0;
   for (size_t i = 0; i < count; ++i) {
@@ -276,7 +217,7 @@ static zero1_status read_params(const reading *at, const json_t *list, zero1__ma
   }
   zero1_param_spec *const specs = calloc(count + 1, sizeof *specs);
   int64_t *const sizes = calloc(size_count + 1, sizeof *sizes), *next = sizes;
-  zero1_status status = specs && sizes ? ZERO1_OK : out_of_memory(at, "parameters");
+  zero1_status status = specs && sizes ? ZERO1_OK : zero1__reading_memory(at, "parameters");
   for (size_t i = 0; i < count && !status; ++i) {
     status = read_param(at, json_array_get(list, i), (int64_t)i, next, &specs[i]);
     next += specs[i].ndim;
@@ -285,7 +226,7 @@ static zero1_status read_params(const reading *at, const json_t *list, zero1__ma
     zero1__error inner = {0};
     status = zero1__registry_begin(&manifest->params, specs, sizeof *specs, (int64_t)count,
                                    manifest->group_count, &inner);
-    status = pass_on(at, status, &inner);
+    status = zero1__reading_pass_on(at, status, &inner);
   }
   free(specs);
   free(sizes);
@@ -298,7 +239,7 @@ typedef struct lists {
   json_t *groups, *metadata, *rank_metadata, *parameters, *files;
 } lists;
 
-static zero1_status read_numbers(const reading *at, json_t *root, zero1__manifest *manifest,
+static zero1_status read_numbers(const zero1__reading *at, json_t *root, zero1__manifest *manifest,
                                  lists *found) {
   json_error_t why;
   json_int_t count, attempts, world_size;
@@ -312,7 +253,7 @@ static zero1_status read_numbers(const reading *at, json_t *root, zero1__manifes
                      "skip_grad_norm", &manifest->skip_grad_norm, "groups", &found->groups,
                      "metadata", &found->metadata, "rank_metadata", &found->rank_metadata,
                      "parameters", &found->parameters, "files", &found->files, "xxh3", &hash))
-    return unpack_failed(at, "manifest", -1, &why);
+    return zero1__reading_unpack(at, "manifest", -1, &why);
   const char *wrong = NULL;
   const int is_bf16 = !strcmp(dtype, zero1__dtype_name(ZERO1_DTYPE_BF16));
   if (count < 0 || attempts < count) wrong = "count or attempts";
@@ -333,18 +274,18 @@ static zero1_status read_numbers(const reading *at, json_t *root, zero1__manifes
   manifest->attempts = attempts;
   manifest->param_dtype = is_bf16 ? ZERO1_DTYPE_BF16 : ZERO1_DTYPE_FP32;
   manifest->rank_metadata = calloc((size_t)world_size, sizeof *manifest->rank_metadata);
-  if (!manifest->rank_metadata) return out_of_memory(at, "rank_metadata");
+  if (!manifest->rank_metadata) return zero1__reading_memory(at, "rank_metadata");
   manifest->world_size = (int32_t)world_size;
   return ZERO1_OK;
 }
 
 zero1_status zero1__manifest_read(const char *path, const char *text, size_t bytes,
                                   zero1__manifest *manifest, zero1__error *error) {
-  const reading at = {path, error};
+  const zero1__reading at = {path, error};
   json_t *root;
   lists found = {0};
   memset(manifest, 0, sizeof *manifest);
-  zero1_status status = load(&at, text, bytes, ZERO1__MANIFEST_FORMAT, &root);
+  zero1_status status = zero1__reading_load(&at, text, bytes, ZERO1__MANIFEST_FORMAT, &root);
   if (!status) manifest->xxh3 = XXH3_64bits(text, bytes);
   if (!status) status = read_numbers(&at, root, manifest, &found);
   if (!status) status = read_groups(&at, found.groups, manifest);
@@ -359,16 +300,16 @@ zero1_status zero1__manifest_read(const char *path, const char *text, size_t byt
 
 zero1_status zero1__part_read(const char *path, const char *text, size_t bytes, int32_t rank,
                               zero1__manifest *manifest, zero1__error *error) {
-  const reading at = {path, error};
+  const zero1__reading at = {path, error};
   json_error_t why;
   json_t *root, *metadata = NULL, *files = NULL;
   const char *format, *hash;
   int version;
-  zero1_status status = load(&at, text, bytes, ZERO1__PART_FORMAT, &root);
+  zero1_status status = zero1__reading_load(&at, text, bytes, ZERO1__PART_FORMAT, &root);
   if (!status &&
       json_unpack_ex(root, &why, JSON_STRICT, "{s:s, s:i, s:o, s:o, s:s}", "format", &format,
                      "version", &version, "metadata", &metadata, "files", &files, "xxh3", &hash))
-    status = unpack_failed(&at, "part", -1, &why);
+    status = zero1__reading_unpack(&at, "part", -1, &why);
   if (!status && !json_is_array(files))
     status = zero1__fail_at(error, ZERO1_ERR_CORRUPT, path, "files are no list");
   if (!status) {

@@ -19,6 +19,16 @@
 #include "manifest.h"
 #include "safetensors.h"
 
+/* A failure's text has this part. */
+#define CHECK_SAYS(text, part) case_says(__FILE__, __LINE__, (text), (part))
+
+static inline void case_says(const char *file, int line, const char *text, const char *part) {
+  if (strstr(text, part)) return;
+  check__place(file, line);
+  fprintf(stderr, "\"%s\" does not contain \"%s\"\n", text, part);
+  check__exit(1);
+}
+
 /* Quotes, a backslash, control characters, and UTF-8 of two, three and four bytes. */
 #define CASE_ODD_NAME "a\"b\\c\n\t\x01\x7f/\xc3\xa9\xe2\x82\xac\xf0\x9f\x90\x8e"
 enum { CASE_PARAMS = 4, CASE_HEADER = 1024, CASE_WORLD = 2 };
