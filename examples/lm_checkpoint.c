@@ -53,11 +53,13 @@ static void tell_saved(lm_trainer *t) {
       zero1_checkpoint_report(t->sharded.optimizer, &report, sizeof report) != ZERO1_OK) {
     return;
   }
+  const bool apart = t->options.save_async != LM_SAVE_OFF; /* else the call was all of it */
   lm_progress_break(&t->progress);
   printf("saved step %" PRId64
          ": %.2f MiB of rank 0 in %.1f ms, of which training stood still %.1f ms\n",
          t->saved_step, (double)report.bytes / (1 << 20),
-         report.call_ms + report.write_ms + report.commit_ms, report.call_ms + report.stall_ms);
+         report.call_ms + (apart ? report.write_ms + report.commit_ms : 0),
+         report.call_ms + report.stall_ms);
   fflush(stdout);
 }
 
@@ -188,6 +190,7 @@ static void look_for(lm_trainer *t, found *it) {
     if (!real_of(checkpoint, "seconds", &it->seconds)) it->seconds = -1; /* it was of no matter */
     printf("resumes  from %s: step %" PRId64 "\n", it->path, it->steps_done);
     tell_changes(t, checkpoint);
+    fflush(stdout);
   }
   zero1_checkpoint_close(&checkpoint);
 }

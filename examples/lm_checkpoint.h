@@ -12,7 +12,7 @@
 
 /** Goes on from the latest checkpoint of --checkpoint, or, where there is none, leaves everything as it
  *  is; rank 0 says which, and which options are others than when it was saved. Sets parameters, state
- *  and t->steps_done, skipped, part_done, started and resumed. What the options say about lr, betas,
+ *  and t->steps_done, skipped, part_done, seconds_before and resumed. What the options say about lr, betas,
  *  decay and clipping holds, not what was saved. Collective; before the first step.
  *  A failure has been told: ZERO1_ERR_CORRUPT: the checkpoint is damaged. Others as
  *  zero1_checkpoint_load; ZERO1_ERR_MISMATCH also: another program saved it. */

@@ -225,7 +225,11 @@ static void value_text(const lm_options *options, const option_row *row, char *t
                        size_t text_bytes) {
   const void *const field = (const char *)options + row->offset;
   if (row->kind == REAL) {
-    snprintf(text, text_bytes, "%.17g", *(const double *)field);
+    const double number = *(const double *)field;
+    int digits = 15; /* 17 are always enough, and 0.1 takes no more than these */
+    do {
+      snprintf(text, text_bytes, "%.*g", digits, number);
+    } while (strtod(text, NULL) != number && ++digits <= 17);
   } else if (row->kind == CHOICE) {
     const char *word = row->value;
     for (int64_t i = *(const int64_t *)field; i > 0; --i) word += strcspn(word, ",") + 1;
