@@ -312,11 +312,11 @@ def test_a_root_that_another_job_writes_to_ends_the_run_which_names_that_job(tmp
     run.root.mkdir()
     with open(run.root / ".lock", "w", encoding="utf-8") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-        lock.write("host node7, process 42\n")
+        lock.write('{"host":"node7","pid":42,"since":"2026-01-02 03:04:05 UTC"}\n')
         lock.flush()
         ended = run.run("--save-every", "5")
     assert ended.returncode == 1
-    assert "node7" in ended.stderr
+    assert "node7" in ended.stderr and "42" in ended.stderr
     assert run.steps() == []
 
 
