@@ -72,7 +72,18 @@ static const option_row rows[] = {
      "of that text; 0: most likely bytes"},
     {"prompt", "TEXT", TEXT, FIELD(prompt), "\n", 0, 0,
      "what that text goes on from; default a line end"},
-    {"log", "FILE", TEXT, FIELD(log), "train_log.csv", 0, 0, "CSV, one row per step"},
+    {"checkpoint", "ROOT", TEXT, FIELD(checkpoint), NULL, 0, 0,
+     "folder for checkpoints; one is saved at the end and when asked to stop, too"},
+    {"save-every", "N", WHOLE, FIELD(save_every), "100", 0, 1e12,
+     "steps between checkpoints; 0: none between"},
+    {"save-async", "pinned,snapshot,off", CHOICE, FIELD(save_async), "pinned", 0, 0,
+     "written while training goes on, from where it is or from a copy; off: training waits"},
+    {"keep-last", "N", WHOLE, FIELD(keep_last), "0", 0, 1e9,
+     "checkpoints that stay when one is saved; 0: all"},
+    {"resume", NULL, ON, FIELD(resume), NULL, 0, 0,
+     "go on from ROOT's latest checkpoint; from the start where there is none"},
+    {"log", "FILE", TEXT, FIELD(log), "train_log.csv", 0, 0,
+     "CSV, one row per step; --resume goes on in it"},
     {"log-every", "N", WHOLE, FIELD(log_every), "20", 1, 1e12, "steps between lines of progress"},
     {"progress", "auto,line,log", CHOICE, FIELD(progress), "auto", 0, 0,
      "one line in place, or line by line"},
@@ -157,6 +168,10 @@ static bool check_together(lm_options *options, char *error, size_t error_bytes)
              options->dim);
     return false;
   }
+  if (options->resume && !options->checkpoint) {
+    snprintf(error, error_bytes, "--resume: --checkpoint ROOT is missing");
+    return false;
+  }
   if (options->min_lr > options->lr) {
     snprintf(error, error_bytes, "--min-lr: %g is above --lr %g", options->min_lr, options->lr);
     return false;
@@ -205,6 +220,40 @@ bool lm_options_parse(lm_options *options, int argc, char **argv, char *error, s
   return check_together(options, error, error_bytes);
 }
 
+/* The value that the row's field has, as it would be given. */
+static void value_text(const lm_options *options, const option_row *row, char *text,
+                       size_t text_bytes) {
+  const void *const field = (const char *)options + row->offset;
+  if (row->kind == REAL) {
+    const double number = *(const double *)field;
+    int digits = 15; /* 17 are always enough, and 0.1 takes no more than these */
+    do {
+      snprintf(text, text_bytes, "%.*g", digits, number);
+    } while (strtod(text, NULL) != number && ++digits <= 17);
+  } else if (row->kind == CHOICE) {
+    const char *word = row->value;
+    for (int64_t i = *(const int64_t *)field; i > 0; --i) word += strcspn(word, ",") + 1;
+    snprintf(text, text_bytes, "%.*s", (int)strcspn(word, ","), word);
+  } else {
+    snprintf(text, text_bytes, "%" PRId64, *(const int64_t *)field);
+  }
+}
+
+static const char *const shaping[] = {
+    "layers", "dim",  "heads",       "hidden",     "context",      "batch",    "accumulate",
+    "steps",  "lr",   "min-lr",      "warmup",     "weight-decay", "beta1",    "beta2",
+    "clip",   "seed", "param-dtype", "grad-dtype", "param-wire",   "grad-wire"};
+_Static_assert(sizeof shaping / sizeof *shaping == LM_SHAPING_COUNT, "as many as the header says");
+
+void lm_options_shaping(const lm_options *options, lm_option_text texts[LM_SHAPING_COUNT]) {
+  for (int i = 0; i < LM_SHAPING_COUNT; ++i) {
+    const option_row *row = rows;
+    while (strcmp(row->name, shaping[i]) != 0) ++row;
+    texts[i].name = row->name;
+    value_text(options, row, texts[i].value, sizeof texts[i].value);
+  }
+}
+
 void lm_options_help(FILE *out) {
   fputs(
       "usage: mpirun -n RANKS train_lm --data FILE [options]\n\n"
@@ -217,4 +266,13 @@ void lm_options_help(FILE *out) {
     fprintf(out, "  --%-14s %-13s  %s%s%s%s\n", row->name, row->value ? row->value : "", row->help,
             told ? " [" : "", told ? row->initial : "", told ? "]" : "");
   }
+  fputs(
+      "\nWith --checkpoint, SIGTERM, SIGINT or SIGUSR1 to any rank ends the run after the step at\n"
+      "hand, with a checkpoint. mpirun itself gives its ranks a second when it gets SIGTERM or "
+      "SIGINT\n"
+      "(--mca odls_base_sigkill_timeout says how many), and SIGUSR1 it hands on: send that.\n"
+      "\nExit codes: 0 done; 1 failed; 2 this build has no --device cuda; 3 --resume: the "
+      "checkpoint\n"
+      "is damaged; 143 stopped by a signal, with a checkpoint.\n",
+      out);
 }

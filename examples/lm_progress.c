@@ -26,15 +26,61 @@ static bool on_terminal(void) {
   return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
 }
 
+static const char columns[] =
+    "step,loss,val_loss,grad_norm,lr,tokens_per_s,exposed_percent,seconds,sent_bytes\n";
+
+enum { SECONDS_COLUMN = 7 };
+
 bool lm_progress_open(lm_progress *progress, const lm_options *options) {
   *progress = (lm_progress){.log_every = options->log_every};
   progress->in_place = options->progress == LM_PROGRESS_LINE ||
                        (options->progress == LM_PROGRESS_AUTO && on_terminal());
-  progress->csv = fopen(options->log, "w");
+  progress->csv = fopen(options->log, options->resume ? "a+" : "w");
   if (!progress->csv) return false;
-  fputs("step,loss,val_loss,grad_norm,lr,tokens_per_s,exposed_percent,seconds,sent_bytes\n",
-        progress->csv);
+  if (!options->resume) fputs(columns, progress->csv);
   return true;
+}
+
+/* Whether the line is a whole row of a step up to `step`. */
+static bool row_stays(const char *line, int64_t step, double *seconds) {
+  char *end;
+  const long long row_step = strtoll(line, &end, 10);
+  if (*end != ',' || !strchr(line, '\n') || row_step > step) return false;
+  const char *field = line;
+  for (int i = 0; i < SECONDS_COLUMN && field; ++i) {
+    field = strchr(field, ',');
+    if (field) ++field;
+  }
+  if (!field) return false;
+  *seconds = strtod(field, NULL);
+  return true;
+}
+
+bool lm_progress_resume(lm_progress *progress, int64_t step, double *seconds) {
+  char *line = NULL;
+  size_t line_bytes = 0;
+  off_t stays = 0;
+  *seconds = 0;
+  rewind(progress->csv);
+  while (getline(&line, &line_bytes, progress->csv) > 0) {
+    if (stays == 0 ? strcmp(line, columns) != 0 : !row_stays(line, step, seconds)) break;
+    stays = ftello(progress->csv);
+  }
+  free(line);
+  if (ferror(progress->csv) || ftruncate(fileno(progress->csv), stays) != 0 ||
+      fseeko(progress->csv, stays, SEEK_SET) != 0) {
+    return false;
+  }
+  if (stays == 0) fputs(columns, progress->csv);
+  return true;
+}
+
+void lm_progress_flush(lm_progress *progress) {
+  fflush(progress->csv); /* what fails here, closing reports */
+}
+
+void lm_progress_break(const lm_progress *progress) {
+  if (progress->in_place) fputs("\r\033[K", stdout);
 }
 
 static void write_number(FILE *csv, int digits, double number) {

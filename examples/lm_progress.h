@@ -36,8 +36,17 @@ typedef struct lm_progress {
   double tokens_per_s, exposed_percent; /* running means, for the line */
 } lm_progress;
 
-/** Opens the CSV file. Returns false with errno. */
+/** Opens the CSV file; with --resume what it holds stays for lm_progress_resume. Returns false with
+ *  errno. */
 bool lm_progress_open(lm_progress *progress, const lm_options *options);
+/** Of what the CSV file holds, rows up to `step` stay; -1: none.
+ *  [out] seconds  of the last of them; 0 where there is none
+ *  Returns false with errno. */
+bool lm_progress_resume(lm_progress *progress, int64_t step, double *seconds);
+/** What the CSV file was given is in the file. */
+void lm_progress_flush(lm_progress *progress);
+/** Whatever is printed next begins on a line of its own. */
+void lm_progress_break(const lm_progress *progress);
 /** A row of the CSV file, and a line where one is due. */
 void lm_progress_record(lm_progress *progress, const lm_record *record);
 /** The validation before training. */

@@ -16,7 +16,8 @@ typedef struct lm_pending {
   int64_t step;
   double lr;
   MPI_Request request;
-  double mine[2], sums[2]; /* loss; part of the run that is over, as rank 0's clock sees it */
+  /* loss; part of the run that is over, as rank 0's clock sees it; 1 of each rank asked to stop */
+  double mine[3], sums[3];
 } lm_pending;
 
 typedef struct lm_trainer {
@@ -36,6 +37,15 @@ typedef struct lm_trainer {
   double started, last_finished; /* seconds */
   int64_t skipped;               /* steps whose gradients were not finite */
   double part_done;              /* of the run, 0 to 1: the same on every rank */
+  int64_t steps_done;            /* those of the run before this one included */
+  bool stop;                     /* some rank was asked to: the same on every rank */
+
+  /* lm_checkpoint's */
+  bool resumed;          /* from a checkpoint */
+  double seconds_before; /* that training had taken when it was saved; below 0: not saved */
+  int64_t saved_step;    /* of the last checkpoint, saved or being saved; -1: none */
+  bool saving;           /* it is under way */
+  bool any_saved;        /* by this process */
   char error[512];
 } lm_trainer;
 

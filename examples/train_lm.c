@@ -5,7 +5,9 @@
 #include <mpi.h>
 #include <stdlib.h>
 
+#include "lm_checkpoint.h"
 #include "lm_sample.h"
+#include "lm_stop.h"
 #include "lm_trainer.h"
 
 /* ---- validation ---- */
@@ -60,6 +62,7 @@ static lm_record wait_pending(lm_trainer *t) {
   p->any = false;
   t->skipped += info.skipped;
   t->part_done = p->sums[1];
+  t->stop = p->sums[2] > 0;
 
   const lm_options *const options = &t->options;
   const double bytes = (double)(t->ranks * options->accumulate * options->batch * options->context);
@@ -122,8 +125,9 @@ static void warm_up(lm_trainer *t) {
 }
 
 /* Forward and backward of all passes of a step. The step before is finished only after the first
- * forward, which has waited for its parameters one by one. */
-static void gradients(lm_trainer *t, int64_t step) {
+ * forward, which has waited for its parameters one by one. False where that has told to stop: no
+ * gradient is on its way. */
+static bool gradients(lm_trainer *t, int64_t step) {
   const lm_options *const options = &t->options;
   for (int64_t pass = 0; pass < options->accumulate; ++pass) {
     const lm_batch batch = draw_batch(t, step, pass);
@@ -131,8 +135,10 @@ static void gradients(lm_trainer *t, int64_t step) {
     t->sharded.last = pass == options->accumulate - 1;
     if (!lm_forward(&t->model, &t->tensors, &batch)) lm_give_up(t, "forward");
     if (pass == 0) finish_step(t, 0);
+    if (t->stop) return false;
     if (!lm_backward(&t->model, &t->tensors, &batch)) lm_give_up(t, "backward");
   }
+  return true;
 }
 
 /* The loss is taken after the step is on its way: a GPU is still computing both. */
@@ -147,24 +153,53 @@ static void start_step(lm_trainer *t, int64_t step) {
   if (!lm_take_loss(&t->model, &p->mine[0])) lm_give_up(t, "loss");
   p->mine[0] /= (double)(options->accumulate * options->batch * options->context);
   p->mine[1] = t->rank == 0 ? part_of_run(t, step + 1) : 0;
-  MPI_Iallreduce(p->mine, p->sums, 2, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD, &p->request);
+  p->mine[2] = lm_stop_asked();
+  MPI_Iallreduce(p->mine, p->sums, 3, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD, &p->request);
+}
+
+/* The parameters that training starts from, and what rank 0 tells about them. */
+static void begin(lm_trainer *t) {
+  const lm_options *const options = &t->options;
+  double seconds = 0;
+  if (!t->resumed) {
+    lm_must(t, lm_sharded_init_params(&t->sharded, t->rank, (uint64_t)options->seed),
+            "initial values");
+  }
+  if (options->resume && t->rank == 0 &&
+      !lm_progress_resume(&t->progress, t->resumed ? t->steps_done : -1, &seconds)) {
+    lm_give_up(t, "--log");
+  }
+  if (t->seconds_before >= 0) seconds = t->seconds_before;
+  if (t->device.kind == LM_DEVICE_CUDA) warm_up(t);
+  if (!t->resumed) {
+    const double first_loss = validate(t, options->val_batches * options->batch);
+    if (t->rank == 0) lm_progress_begin(&t->progress, first_loss);
+  }
+  t->last_finished = lm_seconds();
+  t->started = t->last_finished - seconds;
+}
+
+/* After a step: what is due at its number. The last step's is conclude's. */
+static void care(lm_trainer *t) {
+  const lm_options *const options = &t->options;
+  lm_checkpoint_look(t);
+  if (t->steps_done == options->steps) return;
+  if (options->val_every && t->steps_done % options->val_every == 0) {
+    finish_step(t, options->val_batches * options->batch);
+  }
+  if (options->checkpoint && options->save_every && t->steps_done % options->save_every == 0) {
+    finish_step(t, 0);
+    lm_checkpoint_save(t);
+  }
 }
 
 static void train(lm_trainer *t) {
-  const lm_options *const options = &t->options;
-  lm_must(t, lm_sharded_init_params(&t->sharded, t->rank, (uint64_t)options->seed),
-          "initial values");
-  if (t->device.kind == LM_DEVICE_CUDA) warm_up(t);
-  const double first_loss = validate(t, options->val_batches * options->batch);
-  if (t->rank == 0) lm_progress_begin(&t->progress, first_loss);
-  t->started = t->last_finished = lm_seconds();
-  for (int64_t step = 0; step < options->steps && t->part_done < 1; ++step) {
-    gradients(t, step);
-    start_step(t, step);
-    const bool last = step + 1 == options->steps; /* conclude validates it, on all held-out text */
-    if (options->val_every && (step + 1) % options->val_every == 0 && !last) {
-      finish_step(t, options->val_batches * options->batch);
-    }
+  begin(t);
+  while (t->steps_done < t->options.steps && t->part_done < 1 && !t->stop) {
+    if (!gradients(t, t->steps_done)) break;
+    start_step(t, t->steps_done);
+    ++t->steps_done;
+    care(t);
   }
 }
 
@@ -173,6 +208,7 @@ static void conclude(lm_trainer *t) {
   const lm_options *const options = &t->options;
   const double trained = lm_seconds() - t->started;
   const double loss = finish_step(t, INT64_MAX);
+  if (options->checkpoint) lm_checkpoint_conclude(t);
   if (t->rank != 0) return;
   printf("held-out loss over all %" PRId64 " bytes: %.4f nats per byte (%.3f bits), after %.1f s\n",
          lm_data_val_windows(&t->data, options->context) * options->context, loss,
@@ -189,13 +225,34 @@ static void conclude(lm_trainer *t) {
   printf("\n\n%s has a row for every step\n", options->log);
 }
 
-/* Exit code for what this build cannot do on any machine. */
-enum { EXIT_NOT_BUILT = 2 };
+/* Exit codes besides EXIT_SUCCESS and EXIT_FAILURE; --help tells about them. */
+enum { EXIT_NOT_BUILT = 2, EXIT_DAMAGED = 3, EXIT_STOPPED = 128 + 15 };
 
 static int say_not_built(lm_trainer *t) {
   snprintf(t->error, sizeof t->error, "--device cuda: not in this build: %s", lm_gpu_missing());
   lm_agree(t, false);
   return EXIT_NOT_BUILT;
+}
+
+/* All but opening and closing. */
+static int work(lm_trainer *t) {
+  const lm_options *const options = &t->options;
+  if (t->rank == 0) {
+    const lm_setting setting = lm_trainer_setting(t);
+    lm_print_header(&setting);
+  }
+  if (options->resume) {
+    const zero1_status status = lm_checkpoint_resume(t);
+    if (status) return status == ZERO1_ERR_CORRUPT ? EXIT_DAMAGED : EXIT_FAILURE;
+  }
+  train(t);
+  if (!t->stop || t->steps_done == options->steps) {
+    conclude(t);
+    return EXIT_SUCCESS;
+  }
+  lm_checkpoint_conclude(t);
+  if (t->rank == 0) printf("stopped after step %" PRId64 ", as asked\n", t->steps_done);
+  return EXIT_STOPPED;
 }
 
 static int run(lm_trainer *t, int argc, char **argv) {
@@ -212,16 +269,10 @@ static int run(lm_trainer *t, int argc, char **argv) {
     return say_not_built(t);
   }
   if (options->list_gpus) return lm_trainer_list_gpus(t) ? EXIT_SUCCESS : EXIT_FAILURE;
-  const bool opened = lm_trainer_open(t);
-  if (opened) {
-    if (t->rank == 0) {
-      const lm_setting setting = lm_trainer_setting(t);
-      lm_print_header(&setting);
-    }
-    train(t);
-    conclude(t);
-  }
-  return lm_trainer_close(t) && opened ? EXIT_SUCCESS : EXIT_FAILURE;
+  if (options->checkpoint) lm_stop_catch();
+  t->saved_step = t->seconds_before = -1;
+  const int code = lm_trainer_open(t) ? work(t) : EXIT_FAILURE;
+  return lm_trainer_close(t) ? code : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv) {
