@@ -8,12 +8,15 @@
 #include "error.h"
 #include "manifest.h"
 
-/** Bytes that a run holds at once, buffers of its own; besides them a plan of 40 bytes a range. */
+/** Bytes that a run holds at once, at most: buffers of its own. Besides them a plan of 40 bytes a
+ *  range that is touched. */
 #define ZERO1__READER_BYTES ((int64_t)16 << 20)
 
 typedef struct zero1__reader {
   char *path; /* of the folder */
   zero1__manifest manifest;
+  int64_t manifest_bytes; /* of manifest.json */
+  int32_t has_residual;   /* of some parameter, and then of every one that is trainable */
   /* [range_count] indices into manifest.index.ranges, by (param, state, rank of a residual's file,
    * begin), so that a range is found by bisection */
   int64_t *order;
@@ -43,13 +46,15 @@ typedef zero1_status (*zero1__sink_fn)(void *context, const zero1__wanted *wante
 /** Gives `sink` all that is wanted, in pieces, in the order of the files. drop_cache: what has been
  *  read is dropped from the page cache. ZERO1_ERR_CORRUPT: names the file (missing, of another
  *  length, a checksum that differs: which chunk). ZERO1_ERR_IO: a read failed. ZERO1_ERR_MEMORY;
- *  and what sink returns, which ends the run. Not by two threads at once only in what `wanted` and
- *  `sink` are: the reader itself is only read. */
+ *  ZERO1_ERR_INVALID: no such parameter, range, or saved state; and what sink returns, which ends the
+ *  run. What has been given away by then is right. Several threads may run one reader at once: it is
+ *  only read. */
 zero1_status zero1__reader_run(const zero1__reader *reader, const zero1__wanted *wanted,
                                int64_t wanted_count, int32_t drop_cache, zero1__sink_fn sink,
                                void *context, zero1__error *error);
 
-/** As zero1_checkpoint_verify. */
+/** As zero1_checkpoint_verify, threads 1 or more. Of several damaged files it names the first one, in
+ *  the manifest's order, whatever the number of threads. */
 zero1_status zero1__reader_verify(const zero1__reader *reader, int32_t threads,
                                   zero1_progress_fn progress, void *context, zero1__error *error);
 
