@@ -36,7 +36,18 @@ void zero1__json_add(zero1__json_text *json, const char *text) {
 }
 
 static int is_plain(unsigned char byte) {
-  return byte >= 0x20 && byte != '"' && byte != '\\' && byte != 0x7f;
+  return byte >= 0x20 && byte != '"' && byte != '\\';
+}
+
+static void add_escaped(zero1__json_text *json, char byte) {
+  static const char bytes[] = "\"\\\n\t\r", letters[] = "\"\\ntr";
+  const char *const known = strchr(bytes, byte);
+  char escaped[8];
+  if (known)
+    snprintf(escaped, sizeof escaped, "\\%c", letters[known - bytes]);
+  else
+    snprintf(escaped, sizeof escaped, "\\u%04x", (unsigned)(unsigned char)byte);
+  zero1__json_add(json, escaped);
 }
 
 void zero1__json_add_string(zero1__json_text *json, const char *text) {
@@ -46,12 +57,7 @@ void zero1__json_add_string(zero1__json_text *json, const char *text) {
     while (is_plain((unsigned char)text[plain])) ++plain; /* a NUL is not */
     zero1__json_add_bytes(json, text, plain);
     text += plain;
-    char escaped[8];
-    if (*text == '"' || *text == '\\')
-      snprintf(escaped, sizeof escaped, "\\%c", *text);
-    else
-      snprintf(escaped, sizeof escaped, "\\u%04x", (unsigned)(unsigned char)*text);
-    if (*text) zero1__json_add(json, escaped), ++text;
+    if (*text) add_escaped(json, *text++);
   }
   zero1__json_add(json, "\"");
 }

@@ -27,8 +27,13 @@ typedef struct zero1__reading {
   zero1__error *error;
 } zero1__reading;
 
-/** Sets *root, to be json_decref'ed, after a failure too, to a text of this format, whose version is
- *  known and whose checksum is right. ZERO1_ERR_VERSION, ZERO1_ERR_CORRUPT. */
+/** Sets *root to the JSON of a text, or NULL; to be json_decref'ed. `what`: the text is called so.
+ *  ZERO1_ERR_CORRUPT, ZERO1_ERR_MEMORY. */
+zero1_status zero1__reading_parse(const zero1__reading *at, const char *what, const char *text,
+                                  size_t bytes, json_t **root);
+
+/** As parse, of a text of this format, whose version is known and whose checksum is right.
+ *  ZERO1_ERR_VERSION, ZERO1_ERR_CORRUPT, ZERO1_ERR_MEMORY. */
 zero1_status zero1__reading_load(const zero1__reading *at, const char *text, size_t bytes,
                                  const char *format, json_t **root);
 

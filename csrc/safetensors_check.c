@@ -27,8 +27,6 @@ static uint64_t read_length(const char *text) {
 }
 
 static zero1_status parse(checking *at, const char *text, size_t bytes, json_t **root) {
-  json_error_t why;
-  char shown[ZERO1__SHOWN_BYTES];
   if (bytes < LENGTH_BYTES || read_length(text) > bytes - LENGTH_BYTES)
     return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
                           "its header takes %llu bytes, and there are %zu",
@@ -36,11 +34,10 @@ static zero1_status parse(checking *at, const char *text, size_t bytes, json_t *
                           bytes < LENGTH_BYTES ? bytes : bytes - LENGTH_BYTES);
   const size_t length = (size_t)read_length(text);
   at->data_begin = (int64_t)(length + LENGTH_BYTES);
-  *root = json_loadb(text + LENGTH_BYTES, length, JSON_REJECT_DUPLICATES, &why);
-  if (!*root) /* jansson does not always say which */
-    return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
-                          "its header is not JSON, or there was no memory: %s",
-                          zero1__show_text(why.text, shown));
+  const zero1__reading reading = {at->path, at->error};
+  const zero1_status status =
+      zero1__reading_parse(&reading, "header", text + LENGTH_BYTES, length, root);
+  if (status) return status;
   if (!json_is_object(*root))
     return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path, "its header is no JSON object");
   return ZERO1_OK;

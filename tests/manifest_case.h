@@ -98,6 +98,37 @@ static inline void case_manifest(zero1__manifest *manifest) {
   CHECK_STATUS(zero1__pairs_begin(&manifest->rank_metadata[1], &pair, 1, "", NULL), ZERO1_OK);
 }
 
+/* The safetensors header of file `file`, finished; to be ended, after a failure too. */
+static inline zero1_status case_header(zero1__safetensors *header, const zero1__manifest *manifest,
+                                       int32_t file, zero1__error *error) {
+  zero1_status status =
+      zero1__safetensors_begin(header, manifest->metadata.pairs, manifest->metadata.count, error);
+  for (int64_t i = 0; i < manifest->index.range_count && !status; ++i) {
+    const zero1__saved_range *const range = &manifest->index.ranges[i];
+    const int64_t count = range->end - range->begin;
+    char name[200];
+    if (range->file != file) continue;
+    CHECK(zero1__safetensors_name(manifest->params.names[range->param], range->state, range->begin,
+                                  range->end, name, sizeof name) < (int)sizeof name);
+    status = zero1__safetensors_add(
+        header, name, zero1__saved_dtype(range->state, manifest->param_dtype), &count, 1, error);
+  }
+  return status ? status : zero1__safetensors_finish(header, error);
+}
+
+/* Moves the ranges of each file to where its header ends, and the file's end likewise. */
+static inline void case_place_headers(zero1__manifest *manifest) {
+  for (int32_t file = 0; file < manifest->index.file_count; ++file) {
+    zero1__safetensors header;
+    CHECK_STATUS(case_header(&header, manifest, file, NULL), ZERO1_OK);
+    const int64_t move = (int64_t)header.bytes - CASE_HEADER;
+    manifest->index.files[file].bytes += move;
+    for (int64_t i = 0; i < manifest->index.range_count; ++i)
+      if (manifest->index.ranges[i].file == file) manifest->index.ranges[i].offset += move;
+    zero1__safetensors_end(&header);
+  }
+}
+
 static inline void case_check_pairs(const zero1__pairs *left, const zero1__pairs *right) {
   CHECK_EQ(left->count, right->count);
   for (int64_t i = 0; i < left->count; ++i) {

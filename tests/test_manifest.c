@@ -2,10 +2,10 @@
 // timeout: 300
 /* manifest.json: what is written is read again, bit for bit; what is damaged is refused, and named. */
 #include <string.h>
+#include <time.h>
 #include <xxhash.h>
 
 #include "check.h"
-#include "clock.h"
 #include "manifest_case.h"
 
 #define PATH "dir/manifest.json"
@@ -402,15 +402,15 @@ static void make_many(zero1__manifest *manifest) {
 static void a_million_parameters_take_seconds(void) {
   zero1__manifest saved, loaded;
   make_many(&saved);
-  const int64_t begin = zero1__now_ns();
+  const clock_t begin = clock(); /* of the processor: the machine may be busy */
   const document text = text_of(&saved);
-  const int64_t written = zero1__now_ns();
+  const clock_t written = clock();
   CHECK_STATUS(zero1__manifest_read(PATH, text.data, text.bytes, &loaded, NULL), ZERO1_OK);
-  const int64_t read = zero1__now_ns();
+  const clock_t read = clock();
   printf("  %d parameters, %zu bytes: written in %.2f s, read in %.2f s\n", MANY, text.bytes,
-         (double)(written - begin) * 1e-9, (double)(read - written) * 1e-9);
+         (double)(written - begin) / CLOCKS_PER_SEC, (double)(read - written) / CLOCKS_PER_SEC);
   case_check_files(&saved.index, &loaded.index);
-  CHECK(read - begin < 60 * (int64_t)1000000000); /* of a busy machine; what is quadratic: hours */
+  CHECK((read - begin) / CLOCKS_PER_SEC < 60); /* about 5; what is quadratic takes hours */
   free(text.data);
   zero1__manifest_end(&saved);
   zero1__manifest_end(&loaded);
