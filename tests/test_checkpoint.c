@@ -47,7 +47,7 @@ static void check_rest(const promise_case *what, trainer_result *mine,
 }
 
 static void there_and_back(const promise_case *from, const promise_case *to, int way) {
-  char roots[3][256], steps[2][300];
+  char roots[3][256], steps[2][1024];
   trainer_result reference, results[8];
   for (int i = 0; i < 3; ++i) folder_begin(roots[i], sizeof roots[i]);
   trainer_run_alone(&from->train, &reference);

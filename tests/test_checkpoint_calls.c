@@ -3,6 +3,7 @@
 
 /* What the calls that save and load promise besides the bits: errors that name what is wrong and
  * change nothing, options, counts and hyper-parameters, partial loads, residuals, retention. */
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
