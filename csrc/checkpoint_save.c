@@ -16,6 +16,8 @@
 struct zero1__saver {
   zero1__stream *stream; /* host calls: the writer's thread */
   zero1__hold hold;
+  void *staging; /* [ZERO1__STAGING_BYTES] pinned; kept, because whoever frees such memory waits for
+                    the whole device; NULL on the host */
   zero1__save_job *job; /* the last one, until it is joined; or NULL */
   zero1__error failure; /* of the last one, not told yet */
   zero1_save_report report;
@@ -62,6 +64,8 @@ static void end_saver(zero1_optimizer *optimizer) {
   join(optimizer);
   optimizer->device->ops->stream_destroy(optimizer->device, saver->stream);
   zero1__hold_end(&saver->hold);
+  if (saver->staging)
+    optimizer->device->ops->pinned_free(optimizer->device, saver->staging, ZERO1__STAGING_BYTES);
   unlock(saver);
   free(saver);
   optimizer->saver = NULL;
@@ -78,6 +82,8 @@ static zero1_status begin_saver(zero1_optimizer *optimizer, zero1__error *error)
       device->ops->stream_create(device, ZERO1__STREAM_HOST_CALLS, &saver->stream, error);
   if (!status)
     status = zero1__hold_begin(&saver->hold, device, optimizer->layout.bucket_count, error);
+  if (!status && !device->is_host)
+    status = device->ops->pinned_alloc(device, ZERO1__STAGING_BYTES, &saver->staging, error);
   if (!status) return ZERO1_OK;
   end_saver(optimizer);
   return status;
@@ -232,6 +238,7 @@ static zero1_status hold_state(zero1_optimizer *optimizer, const zero1_save_opti
   zero1__saver *saver = optimizer->saver;
   const int64_t begin_ns = zero1__now_ns();
   zero1_status status = ZERO1_OK;
+  job->staging = saver->staging;
   job->copies = options->mode == ZERO1_SAVE_SNAPSHOT && !sync;
   if (job->copies) status = zero1__snapshot_begin(&job->snapshot, optimizer, &optimizer->error);
   saver->report.copy_ms = job->copies ? (double)(zero1__now_ns() - begin_ns) * 1e-6 : 0;

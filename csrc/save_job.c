@@ -58,10 +58,9 @@ void zero1__save_job_end(zero1__save_job *job) {
 /* ---- writing ---- */
 
 void zero1__save_job_write(zero1__save_job *job, int64_t bucket) {
-  if (!job->writer.optimizer && !job->error.status)
-    (void)zero1__save_writer_begin(&job->writer, job->optimizer,
-                                   job->copies ? &job->snapshot : NULL, job->work.folder,
-                                   &job->error);
+  if (!job->writer.optimizer)
+    zero1__save_writer_begin(&job->writer, job->optimizer, job->copies ? &job->snapshot : NULL,
+                             job->work.folder, job->staging);
   if (!job->error.status) (void)zero1__save_writer_run(&job->writer, bucket, &job->error);
 }
 

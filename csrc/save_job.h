@@ -15,6 +15,7 @@ typedef struct zero1__save_job {
   int64_t keep_last, keep_every;
   zero1__snapshot snapshot;
   int32_t copies; /* 1: the snapshot is what is written */
+  void *staging;  /* as in zero1__save_writer */
   /* of the stream's thread, until `ended` */
   zero1__save_writer writer;
   int64_t begin_ns, written_ns;

@@ -6,28 +6,21 @@
 
 #include "safetensors.h"
 
-#define STAGING_BYTES ((size_t)8 << 20)
-
-zero1_status zero1__save_writer_begin(zero1__save_writer *writer, const zero1_optimizer *optimizer,
-                                      const zero1__snapshot *snapshot, const char *folder,
-                                      zero1__error *error) {
-  zero1__device *device = optimizer->device;
+void zero1__save_writer_begin(zero1__save_writer *writer, const zero1_optimizer *optimizer,
+                              const zero1__snapshot *snapshot, const char *folder, void *staging) {
   memset(writer, 0, sizeof *writer);
   writer->optimizer = optimizer;
   writer->snapshot = snapshot;
   writer->folder = folder;
   writer->walk.optimizer = optimizer;
   writer->file.descriptor = -1;
-  if (device->is_host || snapshot) return ZERO1_OK;
-  return device->ops->pinned_alloc(device, STAGING_BYTES, &writer->staging, error);
+  writer->staging = staging;
 }
 
 void zero1__save_writer_end(zero1__save_writer *writer) {
   if (!writer->optimizer) return;
-  zero1__device *device = writer->optimizer->device;
   zero1__chunk_file_end(&writer->file);
   zero1__index_end(&writer->index);
-  if (writer->staging) device->ops->pinned_free(device, writer->staging, STAGING_BYTES);
   memset(writer, 0, sizeof *writer);
 }
 
@@ -118,8 +111,9 @@ static zero1_status write_from_device(zero1__save_writer *writer, const char *fr
                                       zero1__error *error) {
   zero1__device *device = writer->optimizer->device;
   zero1_status status = ZERO1_OK;
-  for (int64_t at = 0; at < bytes && !status; at += (int64_t)STAGING_BYTES) {
-    const int64_t count = bytes - at < (int64_t)STAGING_BYTES ? bytes - at : (int64_t)STAGING_BYTES;
+  for (int64_t at = 0; at < bytes && !status; at += (int64_t)ZERO1__STAGING_BYTES) {
+    const int64_t count =
+        bytes - at < (int64_t)ZERO1__STAGING_BYTES ? bytes - at : (int64_t)ZERO1__STAGING_BYTES;
     device->ops->transfer(device, writer->staging, from + at, (size_t)count);
     status = device->ops->check(device, error);
     if (!status) status = zero1__chunk_file_add(&writer->file, writer->staging, count, error);

@@ -17,15 +17,18 @@ typedef struct zero1__save_writer {
   int64_t written;    /* ranges, all files together */
   zero1__index index; /* of what has been begun */
   zero1__chunk_file file;
-  void *staging; /* where state on a device comes by; or NULL */
+  void *staging;
   int64_t bytes; /* of all files */
   int64_t hash_ns;
 } zero1__save_writer;
 
-/** Nothing is written yet. `folder` is there. ZERO1_ERR_MEMORY. Ended after a failure too. */
-zero1_status zero1__save_writer_begin(zero1__save_writer *writer, const zero1_optimizer *optimizer,
-                                      const zero1__snapshot *snapshot, const char *folder,
-                                      zero1__error *error);
+/** Pinned memory that state on a device comes by. */
+#define ZERO1__STAGING_BYTES ((size_t)8 << 20)
+
+/** Nothing is written yet. `folder` is there. staging: [ZERO1__STAGING_BYTES], borrowed; NULL where
+ *  everything is on the host. */
+void zero1__save_writer_begin(zero1__save_writer *writer, const zero1_optimizer *optimizer,
+                              const zero1__snapshot *snapshot, const char *folder, void *staging);
 
 /** Writes what is left of the buckets from `bucket` on; the state of these may change then. -1: all
  *  that is left, and flushes it. ZERO1_ERR_IO, ZERO1_ERR_MEMORY, ZERO1_ERR_INVALID (a name that is

@@ -3,13 +3,15 @@
 
 static _Thread_local cudaError_t last_error;
 static _Atomic int fault;
+static _Atomic unsigned faults; /* so far */
 
 void standin_device_fault(cudaError_t error) {
+  atomic_fetch_add_explicit(&faults, error != cudaSuccess, memory_order_relaxed);
   atomic_store_explicit(&fault, (int)error, memory_order_relaxed);
 }
 
-int standin_has_fault(void) {
-  return atomic_load_explicit(&fault, memory_order_relaxed) != cudaSuccess;
+unsigned standin_fault_count(void) {
+  return atomic_load_explicit(&faults, memory_order_relaxed);
 }
 
 cudaError_t standin_enter(void) {

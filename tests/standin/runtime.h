@@ -37,8 +37,8 @@ const standin_config *standin_configuration(void);
 /* Current device of this thread. */
 int standin_device(void);
 
-/* Whether the device has failed (standin_device_fault): its kernels do not run any more. */
-int standin_has_fault(void);
+/* Times that the device has failed (standin_device_fault): kernels from before do not run. */
+unsigned standin_fault_count(void);
 
 /* Every call begins with it: cudaSuccess, or why no call can work. */
 cudaError_t standin_enter(void);
