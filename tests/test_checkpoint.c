@@ -91,7 +91,7 @@ static void any_number_of_ranks_loads_what_any_other_saved(void) {
   const int32_t count = (int32_t)(sizeof worlds / sizeof *worlds);
   const promise_sample samples[2] = {promise_shuffle(11, 24), promise_shuffle(12, 24)};
   setenv("ZERO1_ISA", "baseline", 1);
-  /* On devices a part of the pairs, every number of ranks in it: 7 and 5 have no common divisor. */
+  /* On devices a part of the pairs. */
   for (int32_t i = 0; i < count * count; i += device_is_cuda() ? 7 : 1) {
     const int32_t n = worlds[i % count], m = worlds[i / count];
     const int32_t from_node = i % 3 ? n : 1, to_node = i % 4 ? m : m == 4 ? 2 : 1;
