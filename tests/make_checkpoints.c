@@ -80,11 +80,11 @@ static void set_params(const job *what, int32_t rank, zero1_optimizer *optimizer
 }
 
 static void train(const job *what, zero1_optimizer *optimizer, int64_t step) {
+  CHECK_STATUS(zero1_optimizer_wait_params(optimizer, ZERO1_STREAM_DEFAULT), ZERO1_OK);
   for (int64_t p = PARAMS - 1; p >= 0; --p) {
     void *grad;
     CHECK_STATUS(zero1_optimizer_grad(optimizer, p, &grad), ZERO1_OK);
     if (!grad) continue;
-    CHECK_STATUS(zero1_optimizer_wait_grad(optimizer, p, ZERO1_STREAM_DEFAULT), ZERO1_OK);
     for (int64_t i = 0; i < numel_of(p); ++i)
       store(grad, what->is_bf16, i, (float)((step * 5 + p * 3 + i) % 13 - 6));
     CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, p, ZERO1_STREAM_DEFAULT), ZERO1_OK);

@@ -10,7 +10,7 @@
 #include "table.h"
 
 #define SHAPE_TEXT_BYTES 256
-#define VALUE_CHARACTERS 50 /* of metadata: more is cut in a table, and whole in JSON */
+#define VALUE_CHARACTERS 44 /* of metadata: more is cut in a table, and whole in JSON */
 
 /* An opened checkpoint, borrowed. */
 typedef struct shown {
@@ -48,9 +48,9 @@ static int print_summary(const shown *it) {
   table_add(&rows, "%s; masters and moments F32%s", zero1__dtype_name(info->param_dtype),
             info->has_residual ? "; residuals of 8-bit gradients F32" : "");
   table_add(&rows, "size");
-  table_add(&rows, "%s, and manifest.json (format %d), in %lld file%s",
-            size_text((double)info->bytes, size), (int)info->format_version,
-            (long long)info->file_count, info->file_count == 1 ? "" : "s");
+  table_add(&rows, "%s: %lld file%s, and manifest.json (format %d)",
+            size_text((double)info->bytes, size), (long long)info->file_count,
+            info->file_count == 1 ? "" : "s", (int)info->format_version);
   table_add(&rows, "grad_scale");
   table_add(&rows, "%s", real_text(info->grad_scale, number));
   table_add(&rows, "max_grad_norm");

@@ -68,7 +68,7 @@ static zero1_status compare_state(comparison *self, const shared_param *param, i
   if (state == ZERO1_STATE_RESIDUAL)
     table_add(&self->rows, "%s of rank %d", zero1__state_name(state), (int)rank);
   else
-    table_add(&self->rows, "%s", zero1__state_name(state));
+    table_add(&self->rows, "%s", zero1__state_name(param->frozen ? ZERO1_STATE_PARAM : state));
   table_add(&self->rows, "%lld", (long long)differing);
   table_add(&self->rows, "%lld", (long long)param->numel);
   table_add(&self->rows, "%.3g", largest);

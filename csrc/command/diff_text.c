@@ -151,7 +151,7 @@ int diff_text(const diff_pair *pair) {
   compare_params(pair, &rows);
   printf("A  %s\nB  %s\n", pair->info[0].path, pair->info[1].path);
   if (ranks != other_ranks)
-    printf("A was saved by %d ranks, B by %d: theirs is not compared\n", (int)ranks,
+    printf("A was saved by %d ranks, B by %d: what is of ranks is not compared\n", (int)ranks,
            (int)other_ranks);
   putchar('\n');
   int code = rows.count > 3 ? COMMAND_DIFFERS : COMMAND_FINE;
