@@ -27,15 +27,23 @@ static zero1_status give(zero1__safetensors *header, const zero1__json_text *jso
                      json->bytes);
 }
 
+static int has_format(const zero1_pair *metadata, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    if (!strcmp(metadata[i].key, "format")) return 1;
+  return 0;
+}
+
 zero1_status zero1__safetensors_begin(zero1__safetensors *header, const zero1_pair *metadata,
                                       int64_t metadata_count, zero1__error *error) {
   static const char no_length[LENGTH_BYTES] = {0};
   memset(header, 0, sizeof *header);
   zero1__json_text json = {0};
   zero1__json_add_bytes(&json, no_length, sizeof no_length);
-  zero1__json_add(&json, "{\"" METADATA_NAME "\":{\"format\":\"zero1\"");
+  zero1__json_add(&json, "{\"" METADATA_NAME "\":{");
+  if (!has_format(metadata, metadata_count))
+    zero1__json_add(&json, metadata_count ? "\"format\":\"zero1\"," : "\"format\":\"zero1\"");
   for (int64_t i = 0; i < metadata_count; ++i) {
-    zero1__json_add(&json, ",");
+    if (i) zero1__json_add(&json, ",");
     zero1__json_add_string(&json, metadata[i].key);
     zero1__json_add(&json, ":");
     zero1__json_add_string(&json, metadata[i].value);

@@ -21,8 +21,9 @@ typedef struct zero1__safetensors {
   int64_t data_bytes; /* of the tensors so far */
 } zero1__safetensors;
 
-/** Begins a header with "__metadata__": {"format": "zero1"} and the pairs given (or NULL, 0). Ended
- *  with zero1__safetensors_end, after a failure too. ZERO1_ERR_MEMORY. */
+/** Begins a header with "__metadata__": {"format": "zero1"} and the pairs given (or NULL, 0), of
+ *  which one may be another format. Ended with zero1__safetensors_end, after a failure too.
+ *  ZERO1_ERR_MEMORY. */
 zero1_status zero1__safetensors_begin(zero1__safetensors *header, const zero1_pair *metadata,
                                       int64_t metadata_count, zero1__error *error);
 void zero1__safetensors_end(zero1__safetensors *header);

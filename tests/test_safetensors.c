@@ -33,6 +33,17 @@ static void a_header_is_what_the_format_says(void) {
   zero1__safetensors_end(&header);
 }
 
+static void another_format_takes_the_place_of_ours(void) {
+  static const char expected[] = "{\"__metadata__\":{\"k\":\"v\",\"format\":\"pt\"}}";
+  const zero1_pair metadata[] = {{"k", "v"}, {"format", "pt"}};
+  zero1__safetensors header;
+  CHECK_STATUS(zero1__safetensors_begin(&header, metadata, 2, NULL), ZERO1_OK);
+  CHECK_STATUS(zero1__safetensors_finish(&header, NULL), ZERO1_OK);
+  CHECK_EQ(header.bytes, 64);
+  CHECK(!memcmp(header.text + 8, expected, sizeof expected - 1));
+  zero1__safetensors_end(&header);
+}
+
 static void tensors_that_cannot_be_are_named(void) {
   static const struct {
     const char *name, *says;
@@ -246,6 +257,7 @@ static int write_file(const char *path) {
 int main(int argc, char **argv) {
   if (argc > 1) return write_file(argv[1]);
   RUN(a_header_is_what_the_format_says);
+  RUN(another_format_takes_the_place_of_ours);
   RUN(tensors_that_cannot_be_are_named);
   RUN(names_tell_state_and_range);
   RUN(the_header_of_a_manifest_fits_it);
