@@ -30,12 +30,13 @@ static void add_real(facts *all, const char *key, double number) {
   all->pairs[all->count++] = (zero1_pair){key, value};
 }
 
-static void gather_facts(const lm_trainer *t, facts *all) {
+/* [in] seconds  that training has taken, on rank 0's clock: every rank is to say the same */
+static void gather_facts(const lm_trainer *t, double seconds, facts *all) {
   *all = (facts){0};
   add_whole(all, "steps_done", t->steps_done);
   add_whole(all, "skipped", t->skipped);
   add_real(all, "part_done", t->part_done);
-  if (t->options.time_limit > 0) add_real(all, "seconds", lm_seconds() - t->started);
+  if (t->options.time_limit > 0) add_real(all, "seconds", seconds);
   add_whole(all, "data_bytes", t->data.bytes);
   lm_options_shaping(&t->options, all->shaping);
   for (int i = 0; i < LM_SHAPING_COUNT; ++i) {
@@ -99,8 +100,10 @@ void lm_checkpoint_look(lm_trainer *t) {
 void lm_checkpoint_save(lm_trainer *t) {
   settle(t);
   if (t->rank == 0) lm_progress_flush(&t->progress); /* no row that a resumed run would miss */
+  double seconds = lm_seconds() - t->started;
+  if (t->options.time_limit > 0) MPI_Bcast(&seconds, 1, MPI_DOUBLE, 0, MPI_COMM_WORLD);
   facts all;
-  gather_facts(t, &all);
+  gather_facts(t, seconds, &all);
   zero1_save_options options;
   lm_must(t, zero1_save_options_init(&options, sizeof options), "checkpoint");
   options.keep_last = t->options.keep_last;
@@ -142,7 +145,7 @@ typedef struct found {
 /* Tells which of what shapes the training is another than when the checkpoint was saved. */
 static void tell_changes(const lm_trainer *t, zero1_checkpoint *checkpoint) {
   facts now;
-  gather_facts(t, &now);
+  gather_facts(t, 0, &now);
   for (int64_t i = 0; i < now.count; ++i) {
     const char *const key = now.pairs[i].key;
     const bool is_option = i >= now.count - LM_SHAPING_COUNT;
