@@ -1,4 +1,6 @@
 // sanitizers: address undefined
+// quarters: 2
+// cost: 5
 // wrap: malloc calloc realloc free mmap munmap memfd_create fallocate pthread_create pthread_join
 /* The n-th allocation of one rank fails, for every n: whatever the path, every rank returns the
  * same status, nothing leaks, nothing hangs, and the next call succeeds. */

@@ -1,4 +1,6 @@
 // sanitizers: address undefined thread
+// quarters: 2
+// cost: 3
 // args: memory
 // args: messages
 /* The suite of comm_suite.h on every comm that needs no MPI: self, threads, and between threads the

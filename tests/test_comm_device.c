@@ -1,6 +1,8 @@
 // devices: standin
 // standin-delay: 200
 // sanitizers: address undefined thread
+// quarters: 1
+// cost: 3
 /* The node comm in memory of a device, by its tables: ranks hand over through flags that kernels
  * post and await, and whoever waits for a rank that is lost is told why. Ranks are threads and,
  * where memory handles count or a rank dies, processes. */

@@ -1,6 +1,7 @@
 // devices: standin
 // standin-delay: 100
-// processors: 1
+// quarters: 1
+// cost: 8
 // sanitizers: address undefined thread
 
 /* The NCCL comm: failures and what is told of them, ways in, several optimizers. Here over a

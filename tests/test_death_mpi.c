@@ -1,5 +1,6 @@
 // needs: mpi
-// processors: 1
+// quarters: 1
+// cost: 16
 // args: node
 // args: exchange
 // args: exchange-single

@@ -2,7 +2,8 @@
 // devices: host standin cuda
 // standin-delay: 20
 // standin-sanitizers: thread
-// processors: 1
+// quarters: 2
+// cost: 9
 
 /* Steps that are skipped: by a gradient that is not finite, by a sum that overflows, by a norm
  * above the threshold. Every rank skips, nothing changes by one bit, and training goes on as if the

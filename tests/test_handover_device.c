@@ -6,7 +6,8 @@
 // args: removals 2
 // args: removals 3
 // timeout: 120
-// processors: 1
+// quarters: 1
+// cost: 12
 // wrap: zero1__cuda_post_host zero1__cuda_await_host zero1__node_barrier
 // wrap: cudaStreamWaitEvent cudaStreamSynchronize
 /* The hand-overs of the schedule on a device (the tables of schedule.h, offload.h and of the

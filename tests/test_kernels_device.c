@@ -1,5 +1,6 @@
 // devices: standin cuda
-// sanitizers: address undefined thread
+// sanitizers: address undefined
+// cost: 3
 
 /* The kernels of a device that has memory of its own, against the host's baseline kernels: every
  * byte that a job writes, the padding that it must not touch, and what it finds out. */

@@ -1,4 +1,7 @@
 // ranks: threads
+// quarters: 1
+// cost: 11
+// without-mpi: no
 // sanitizers: address undefined thread
 // devices: host standin
 // standin-sanitizers: address undefined

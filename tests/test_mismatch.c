@@ -1,5 +1,7 @@
 // ranks: threads
 // sanitizers: address undefined thread
+// quarters: 2
+// cost: 3
 // devices: host standin
 /* Ranks that disagree. Whatever the path, every rank returns the same status, the text names the
  * first difference, and where nothing was lost the next, corrected call succeeds. */

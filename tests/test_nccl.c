@@ -1,6 +1,7 @@
 // devices: standin cuda
 // standin-delay: 100
-// processors: 1
+// quarters: 1
+// cost: 5
 // sanitizers: address undefined thread
 
 /* What optimizers over the NCCL comm come to: the bits of one rank, in a graph, too, and the guard.

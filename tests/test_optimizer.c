@@ -1,4 +1,6 @@
 // sanitizers: address undefined thread
+// quarters: 2
+// cost: 3
 // devices: host standin cuda
 // standin-delay: 50
 

@@ -2,7 +2,8 @@
 // devices: standin cuda
 // standin-delay: 100
 // standin-sanitizers: thread
-// processors: 1
+// quarters: 2
+// cost: 13
 // wrap: zero1__port_send
 // wrap: zero1__port_recv
 // wrap: cudaDeviceFlushGPUDirectRDMAWrites

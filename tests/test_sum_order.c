@@ -2,6 +2,7 @@
 // devices: host standin cuda
 // standin-sanitizers: address undefined
 // standin-delay: 50
+// cost: 11
 // timeout: 300
 
 /* The order of sums, with gradients that do not sum exactly: fp32, in rank order inside groups of
