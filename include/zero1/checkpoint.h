@@ -54,7 +54,7 @@ typedef struct zero1_save_options {
    *  (default): all are kept. keep_every 0 (default): none for that. */
   int64_t keep_last, keep_every;
 
-  const zero1_pair *metadata; /* [metadata_count] of the run: rank 0's are taken; copied */
+  const zero1_pair *metadata; /* [metadata_count] of the run, the same on every rank; copied */
   int64_t metadata_count;
   const zero1_pair *rank_metadata; /* [rank_metadata_count] of this rank; copied */
   int64_t rank_metadata_count;

@@ -119,7 +119,7 @@ cudaError_t standin_submit(cudaStream_t stream, standin_fn fn, const void *args,
 /* A launch is a task that counts itself, so that each replay counts. */
 typedef struct launch_task {
   standin_fn fn;
-  unsigned faults; /* when it was launched */
+  unsigned faults;                       /* when it was launched */
   _Alignas(16) unsigned char args[4096]; /* what CUDA allows a kernel's parameters */
 } launch_task;
 

@@ -1,0 +1,116 @@
+// sanitizers: address undefined
+// wrap: zero1__hold_wait
+// wrap: zero1__save_job_write
+
+/* A writer that makes no copy, slower than training: what is on disk is the state at the call, since
+ * updates wait for it, bucket by bucket. Without that wait it is not, which is found. */
+#include <stdatomic.h>
+#include <time.h>
+
+#include "checkpoint_train.h"
+#include "hold.h"
+#include "save_job.h"
+
+static atomic_int wait_is_taken_out, writer_is_slow;
+
+void __real_zero1__hold_wait(zero1__hold *hold, zero1__stream *stream, int64_t bucket);
+void __wrap_zero1__hold_wait(zero1__hold *hold, zero1__stream *stream, int64_t bucket);
+void __wrap_zero1__hold_wait(zero1__hold *hold, zero1__stream *stream, int64_t bucket) {
+  if (!atomic_load(&wait_is_taken_out)) __real_zero1__hold_wait(hold, stream, bucket);
+}
+
+void __real_zero1__save_job_write(zero1__save_job *job, int64_t bucket);
+void __wrap_zero1__save_job_write(zero1__save_job *job, int64_t bucket);
+void __wrap_zero1__save_job_write(zero1__save_job *job, int64_t bucket) {
+  const struct timespec time = {0, 20000000};
+  if (atomic_load(&writer_is_slow)) nanosleep(&time, NULL);
+  __real_zero1__save_job_write(job, bucket);
+}
+
+typedef struct saved {
+  const trainer_case *what;
+  char roots[2][256]; /* saved at once, and in the background */
+  zero1_save_report reports[2];
+} saved;
+
+static void save_both(int32_t rank, zero1_comm *comm, void *arg) {
+  saved *const self = (saved *)arg;
+  trainer trained;
+  zero1_info info;
+  trainer_begin(&trained, self->what, comm);
+  for (int32_t step = 0; step < 3; ++step) trainer_step(&trained, step, &info);
+  must(trained.optimizer, save_by(trained.optimizer, self->roots[0], SAVE_SYNC));
+  must(trained.optimizer, save_by(trained.optimizer, self->roots[1], SAVE_PINNED));
+  trainer_step(&trained, 3, &info);
+  must(trained.optimizer, zero1_checkpoint_wait(trained.optimizer));
+  must(trained.optimizer, zero1_checkpoint_report(trained.optimizer, &self->reports[rank],
+                                                  sizeof self->reports[rank]));
+  trainer_end(&trained);
+}
+
+static int same_tensors(const saved *self) {
+  int same = 1;
+  for (int rank = 0; rank < 2; ++rank) {
+    char *texts[2], path[1024];
+    size_t bytes[2];
+    for (int i = 0; i < 2; ++i) {
+      zero1__error error;
+      zero1__error_clear(&error);
+      snprintf(path, sizeof path, "%s/step-%012d/rank-%05d-of-00002-00000.safetensors",
+               self->roots[i], 3, rank);
+      CHECK_STATUS(zero1__load_file(path, &texts[i], &bytes[i], &error), ZERO1_OK);
+    }
+    same &= bytes[0] == bytes[1] && !memcmp(texts[0], texts[1], bytes[0]);
+    free(texts[0]);
+    free(texts[1]);
+  }
+  return same;
+}
+
+/* One pass and two, in place and through messages; fp32 parameters, which are their own masters,
+ * and bf16 ones. */
+static int every_way_is_the_same(void) {
+  int same = 0;
+  for (int i = 0; i < 8; ++i) {
+    const trainer_case what = {.params = promise_params,
+                               .param_count = 9,
+                               .groups = promise_groups,
+                               .group_count = 2,
+                               .steps = 4,
+                               .param_dtype = i & 1 ? ZERO1_DTYPE_BF16 : ZERO1_DTYPE_FP32,
+                               .guard = i >> 1 & 1,
+                               .grad_scale = 0.5,
+                               .bucket_numel = 700,
+                               .threads = 1,
+                               .share_params = 1,
+                               .overlap = 1,
+                               .microbatches = 1};
+    zero1_comm_options options;
+    saved self = {.what = &what};
+    CHECK_STATUS(zero1_comm_options_init(&options, sizeof options), ZERO1_OK);
+    options.ranks_per_node = i & 4 ? 1 : 0;
+    for (int root = 0; root < 2; ++root) folder_begin(self.roots[root], sizeof self.roots[root]);
+    atomic_store(&writer_is_slow, 1);
+    check_threads(2, &options, save_both, &self);
+    same += same_tensors(&self);
+    if (!atomic_load(&wait_is_taken_out)) CHECK(self.reports[0].stall_ms > 10);
+    for (int root = 0; root < 2; ++root) folder_end(self.roots[root]);
+  }
+  return same;
+}
+
+static void what_is_on_disk_is_the_state_at_the_call(void) {
+  atomic_store(&wait_is_taken_out, 0);
+  CHECK_EQ(every_way_is_the_same(), 8);
+}
+
+static void the_wait_taken_out_is_missed(void) {
+  atomic_store(&wait_is_taken_out, 1);
+  CHECK_EQ(every_way_is_the_same(), 0);
+}
+
+int main(void) {
+  RUN(what_is_on_disk_is_the_state_at_the_call);
+  RUN(the_wait_taken_out_is_missed);
+  return check_summary();
+}
