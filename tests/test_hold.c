@@ -22,7 +22,7 @@ void __wrap_zero1__hold_wait(zero1__hold *hold, zero1__stream *stream, int64_t b
 void __real_zero1__save_job_write(zero1__save_job *job, int64_t bucket);
 void __wrap_zero1__save_job_write(zero1__save_job *job, int64_t bucket);
 void __wrap_zero1__save_job_write(zero1__save_job *job, int64_t bucket) {
-  const struct timespec time = {0, 20000000};
+  const struct timespec time = {0, 5000000};
   if (atomic_load(&writer_is_slow)) nanosleep(&time, NULL);
   __real_zero1__save_job_write(job, bucket);
 }
