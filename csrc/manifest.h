@@ -15,9 +15,9 @@
  *
  * `index`: "param state begin end offset" of each range, with commas between: elements [begin, end)
  * of state `state` (ZERO1_STATE_) of parameter `param` are at byte `offset` of the file. (One text,
- * because a number of its own takes jansson 40 bytes.) xxh3 of a file: 16 digits for each MiB of it, its header
- * included; the last one, by which the manifest ends, is of all the bytes of the manifest before
- * it. */
+ * because a number of its own takes jansson 40 bytes.) xxh3 of a file: 16 digits for each MiB of it,
+ * its header included; the last one, by which the manifest ends, is of all the bytes of the manifest
+ * before it. */
 #ifndef ZERO1__MANIFEST_H
 #define ZERO1__MANIFEST_H
 
