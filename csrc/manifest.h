@@ -6,7 +6,8 @@
  *     "grad_scale": 0.5, "max_grad_norm": 1.0, "skip_grad_norm": 0.0,
  *     "groups": [{"lr": 0.001, "beta1": ..., "decoupled_weight_decay": true}, ...],
  *     "metadata": {"data": "17"}, "rank_metadata": [{}, {}],
- *     "parameters": [{"name": "embed", "shape": [2, 300], "group": 0}, {..., "frozen": true}, ...],
+ *     "parameters": [{"name": "embed", "shape": [2, 300], "group": 0}, {..., "frozen": true},
+ *                    {..., "not_in_norm": true}, ...],
  *     "files": [{"name": "rank-00000-of-00002-00000.safetensors", "rank": 0, "bytes": 9216,
  *                "xxh3": "0123456789abcdef...", "index": "0 1 0 512 1024,0 2 0 512 3072"},
  *               ...],
@@ -14,9 +15,9 @@
  *
  * `index`: "param state begin end offset" of each range, with commas between: elements [begin, end)
  * of state `state` (ZERO1_STATE_) of parameter `param` are at byte `offset` of the file. (One text,
- * because a number of its own takes jansson 40 bytes.) xxh3 of a file: 16 digits for each MiB of it, its header
- * included; the last one, by which the manifest ends, is of all the bytes of the manifest before
- * it. */
+ * because a number of its own takes jansson 40 bytes.) xxh3 of a file: 16 digits for each MiB of it,
+ * its header included; the last one, by which the manifest ends, is of all the bytes of the manifest
+ * before it. */
 #ifndef ZERO1__MANIFEST_H
 #define ZERO1__MANIFEST_H
 
