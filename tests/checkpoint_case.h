@@ -210,7 +210,7 @@ static inline void case_make_with(checkpoint_case *it, int32_t param_dtype, int3
   char path[256], *text;
   size_t bytes;
   const char *const below = getenv("TMPDIR");
-  snprintf(it->root, sizeof it->root, "%s/zero1-checkpoint-XXXXXX", below ? below : "/tmp");
+  snprintf(it->root, sizeof it->root, "%s/checkpoint-XXXXXX", below ? below : "/tmp");
   CHECK(mkdtemp(it->root) != NULL);
   snprintf(it->path, sizeof it->path, "%s/step-000000000120", it->root);
   CHECK(!mkdir(it->path, 0777));

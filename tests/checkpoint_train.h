@@ -16,7 +16,7 @@
 /* A new folder below $TMPDIR; removed by folder_end. */
 static inline void folder_begin(char *path, size_t bytes) {
   const char *const below = getenv("TMPDIR");
-  snprintf(path, bytes, "%s/zero1-test-XXXXXX", below ? below : "/tmp");
+  snprintf(path, bytes, "%s/checkpoint-XXXXXX", below ? below : "/tmp");
   CHECK(mkdtemp(path) != NULL);
 }
 

@@ -105,6 +105,7 @@ static void any_number_of_ranks_loads_what_any_other_saved(void) {
 }
 
 int main(void) {
+  device_skip_without();
   RUN(any_number_of_ranks_loads_what_any_other_saved);
   return check_summary();
 }
