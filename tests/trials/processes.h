@@ -104,8 +104,10 @@ static inline void process_start(process_world *world, int32_t world_size, proce
   for (int32_t rank = 0; rank < world_size; ++rank) {
     const pid_t pid = fork();
     CHECK(pid >= 0);
-    world->pids[rank] = pid;
-    if (pid) continue;
+    if (pid) {
+      world->pids[rank] = pid;
+      continue;
+    }
     process_rank self = {world, rank};
     check__thread_rank = rank;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
