@@ -90,8 +90,9 @@ typedef struct crash_driver {
   trial_states states[TRIAL_CASES];
   random_state random;
   crash_run run;
-  int64_t roots;                               /* so far; 0: none is there */
-  double save_us[TRIAL_CASES][SAVE_WAYS];      /* what a save takes */
+  int64_t trials;
+  int64_t roots;                          /* so far; 0: none is there */
+  double save_us[TRIAL_CASES][SAVE_WAYS]; /* what a save takes */
   crash_counts counts;
 } crash_driver;
 
@@ -101,18 +102,6 @@ static int64_t pick(crash_driver *self, int64_t count) {
 
 static int32_t which_case(const crash_driver *self) {
   return (int32_t)(self->run.states - self->states);
-}
-
-/* What survives must have been told of the loss, at once, and not by a wait's end. */
-static void check_survivors(const process_world *world) {
-  for (int32_t rank = 0; rank < world->world_size; ++rank) {
-    const process_report *const report = &world->reports[rank];
-    const int told = report->status == ZERO1_ERR_PEER || report->status == ZERO1_ERR_ABORTED ||
-                     report->status == ZERO1_ERR_SPENT || report->status == ZERO1_ERR_COMM;
-    if (world->killed[rank] || !report->status || told) continue;
-    fprintf(stderr, "rank %d: status %d: %s\n", rank, report->status, report->text);
-    CHECK(!"a survivor is told that a peer is lost");
-  }
 }
 
 /* When the k-th save of rank 0 is on its way, or all is over: then 0. */
@@ -193,7 +182,7 @@ static void next_root(crash_driver *self, const char *below) {
   self->roots += 1;
 }
 
-static void try_once(crash_driver *self, const char *below) {
+static void try_once(crash_driver *self, const char *below, int64_t trial) {
   static const int64_t buckets[] = {1, 2000, 60000, (int64_t)1 << 40};
   crash_run *const run = &self->run;
   if (!self->roots || run->first + RUN_STEPS + 1 > TRAINER_STEPS) next_root(self, below);
@@ -202,6 +191,10 @@ static void try_once(crash_driver *self, const char *below) {
   run->bucket_numel = buckets[pick(self, 4)];
   const double save_us = self->save_us[which_case(self)][run->way];
   const double delay_us = (save_us > 0 ? save_us : 2000) * 1.2 * (double)pick(self, 1000) * 1e-3;
+  snprintf(self->world->what, sizeof self->world->what,
+           "trial %lld: %d ranks, way %d, from step %lld, bucket_numel %lld, in %s",
+           (long long)trial, run->world_size, run->way, (long long)run->first,
+           (long long)run->bucket_numel, run->root);
   process_start(self->world, run->world_size, crash_rank, run);
   if (await_save(self, 1 + (int32_t)pick(self, RUN_STEPS))) {
     process_nap((long)delay_us);
@@ -209,34 +202,41 @@ static void try_once(crash_driver *self, const char *below) {
   }
   process_await(self->world, NO_TRIAL_LASTS_S);
   process_check_ends(self->world);
-  check_survivors(self->world);
+  process_check_survivors(self->world);
   learn(self);
   check_root(self);
 }
 
-int main(int argc, char **argv) {
-  static crash_driver self;
+/* ---- all of them ---- */
+
+static void tell(const crash_counts *counts, int64_t trials) {
+  printf(
+      "crash: %lld trials, %lld killed, %lld of them inside of a save; nothing was saved yet in "
+      "%lld, a save had succeeded that nobody knew of yet in %lld\n",
+      (long long)trials, (long long)counts->killed, (long long)counts->inside,
+      (long long)counts->nothing_saved, (long long)counts->moved);
+}
+
+static void drive(void *arg) {
+  crash_driver *const self = (crash_driver *)arg;
   char below[256];
-  const int64_t trials = trial_argument(argc, argv, "trials", 500);
-  const int64_t seed = trial_argument(argc, argv, "seed", 1);
-  self.random.state = (uint64_t)seed;
-  self.world = process_world_create();
   prctl(PR_SET_TIMERSLACK, 1000);
-  for (int32_t i = 0; i < TRIAL_CASES; ++i)
-    trial_states_begin(&self.states[i], i, TRAINER_STEPS);
+  for (int32_t i = 0; i < TRIAL_CASES; ++i) trial_states_begin(&self->states[i], i, TRAINER_STEPS);
   folder_begin(below, sizeof below);
-  for (int64_t i = 0; i < trials; ++i) {
-    /* Said by a failure: the trial alone, again, is the same but for the times. */
-    if (i % 100 == 0) printf("crash: trial %lld of %lld\n", (long long)i, (long long)trials);
-    fflush(stdout);
-    try_once(&self, below);
+  for (int64_t i = 0; i < self->trials; ++i) {
+    if (i && i % 100 == 0) printf("crash: %lld of %lld\n", (long long)i, (long long)self->trials);
+    try_once(self, below, i);
   }
   folder_end(below);
-  for (int32_t i = 0; i < TRIAL_CASES; ++i) trial_states_end(&self.states[i]);
-  CHECK(self.counts.inside > trials / 3);
-  printf("crash: %lld trials, %lld killed, %lld of them inside of a save; nothing was saved yet in "
-         "%lld, a save had succeeded that nobody knew of yet in %lld\n",
-         (long long)trials, (long long)self.counts.killed, (long long)self.counts.inside,
-         (long long)self.counts.nothing_saved, (long long)self.counts.moved);
-  return 0;
+  for (int32_t i = 0; i < TRIAL_CASES; ++i) trial_states_end(&self->states[i]);
+  CHECK(self->counts.inside > self->trials / 3);
+  tell(&self->counts, self->trials);
+}
+
+int main(int argc, char **argv) {
+  static crash_driver self;
+  self.trials = trial_argument(argc, argv, "trials", 500);
+  self.random.state = (uint64_t)trial_argument(argc, argv, "seed", 1);
+  self.world = process_world_create();
+  return process_drive(self.world, drive, &self);
 }

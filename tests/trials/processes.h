@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "clock.h"
+#include "faults.h"
 #include "trials.h"
 
 enum { PROCESS_RANKS = 4, PROCESS_GATHER_BYTES = 1 << 16 };
@@ -21,21 +22,23 @@ typedef struct process_report {
   _Atomic int32_t saves;     /* that have begun */
   _Atomic int64_t save_ns;   /* that those took that have succeeded */
   _Atomic int32_t succeeded; /* how many these are */
+  int64_t latest;            /* what `latest` was then; -1: none */
   zero1_status status;       /* by which it ended, or of what the trial is about */
   char text[ZERO1__ERROR_TEXT];
-  int64_t calls;
+  faults_seen faults;
 } process_report;
 
 typedef struct process_world {
   int32_t world_size;
-  pid_t pids[PROCESS_RANKS]; /* 0: has ended */
-  int ends[PROCESS_RANKS];   /* as waitpid tells */
-  int32_t killed[PROCESS_RANKS];
-  _Atomic int32_t lost; /* a rank is gone: who waits for it here gives up */
+  pid_t pids[PROCESS_RANKS];     /* 0: has ended */
+  int ends[PROCESS_RANKS];       /* as waitpid tells */
+  int32_t killed[PROCESS_RANKS]; /* by the driver, or as was planned */
+  _Atomic int32_t lost;          /* a rank is gone: who waits for it here gives up */
   _Atomic int64_t came[PROCESS_RANKS];
   process_report reports[PROCESS_RANKS];
   /* In turns: nobody writes into the one while another still reads it. */
   char gathered[2][PROCESS_RANKS][PROCESS_GATHER_BYTES];
+  char what[600]; /* that is tried, for a failure of anybody */
 } process_world;
 
 static inline void process_nap(long us) {
@@ -44,8 +47,8 @@ static inline void process_nap(long us) {
 }
 
 static inline process_world *process_world_create(void) {
-  void *const made = mmap(NULL, sizeof(process_world), PROT_READ | PROT_WRITE,
-                          MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void *const made =
+      mmap(NULL, sizeof(process_world), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   CHECK(made != MAP_FAILED);
   return (process_world *)made;
 }
@@ -162,11 +165,41 @@ static inline void process_check_ends(const process_world *world) {
   }
 }
 
+/* What survives must have been told of the loss, at once, and not by a wait's end. */
+static inline void process_check_survivors(const process_world *world) {
+  for (int32_t rank = 0; rank < world->world_size; ++rank) {
+    const process_report *const report = &world->reports[rank];
+    const int told = report->status == ZERO1_ERR_PEER || report->status == ZERO1_ERR_ABORTED ||
+                     report->status == ZERO1_ERR_SPENT || report->status == ZERO1_ERR_COMM;
+    if (world->killed[rank] || !report->status || told) continue;
+    fprintf(stderr, "rank %d: status %d: %s\n", rank, report->status, report->text);
+    CHECK(!"a survivor is told that a peer is lost");
+  }
+}
+
 /* One process for a check that makes threads, and may hang or crash. */
 static inline void process_check(process_world *world, process_fn fn, void *arg, double seconds) {
   process_start(world, 1, fn, arg);
   process_await(world, seconds);
   process_check_ends(world);
+}
+
+/* The driver is a process of its own: whatever fails in it or in what it starts, this one says what
+ * was being tried. The exit code of the program. */
+static inline int process_drive(process_world *world, void (*drive)(void *), void *arg) {
+  int end;
+  fflush(NULL);
+  const pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (!pid) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    drive(arg);
+    check__exit(0);
+  }
+  CHECK(waitpid(pid, &end, 0) == pid);
+  if (WIFEXITED(end) && !WEXITSTATUS(end)) return 0;
+  fprintf(stderr, "That was: %s\n", world->what);
+  return 1;
 }
 
 #endif

@@ -145,8 +145,7 @@ static inline void trial_check_state(trainer *self, const trial_states *states, 
 static inline int64_t trial_latest(const char *root) {
   char path[4200], error[400];
   int64_t count;
-  const zero1_status status =
-      zero1_checkpoint_latest(root, path, sizeof path, error, sizeof error);
+  const zero1_status status = zero1_checkpoint_latest(root, path, sizeof path, error, sizeof error);
   if (status == ZERO1_ERR_NOT_FOUND) return -1;
   if (status) fprintf(stderr, "%s\n", error);
   CHECK_STATUS(status, ZERO1_OK);
@@ -162,8 +161,8 @@ static inline void trial_check_tidy(const char *root, int64_t keep_last) {
   for (struct dirent *entry; (entry = readdir(folder));) {
     const char *const name = entry->d_name;
     const int is_step = zero1__step_parse(name, &count);
-    const int known = is_step || !strcmp(name, ".") || !strcmp(name, "..") ||
-                      !strcmp(name, "latest");
+    const int known =
+        is_step || !strcmp(name, ".") || !strcmp(name, "..") || !strcmp(name, "latest");
     if (!known) fprintf(stderr, "%s/%s is left\n", root, name);
     CHECK(known);
     steps += is_step;
@@ -211,8 +210,7 @@ static inline void trial_look_rank(int32_t rank, zero1_comm *comm, void *arg) {
   train.bucket_numel = look->bucket_numel;
   CHECK_STATUS(trial_create(&self, &train, comm, 60), ZERO1_OK);
   trial_check_others(&self, look);
-  must(self.optimizer,
-       look->latest < 0 ? trial_first(&self) : trial_load(&self, look->root));
+  must(self.optimizer, look->latest < 0 ? trial_first(&self) : trial_load(&self, look->root));
   trial_check_state(&self, look->states, step);
   must(self.optimizer, trial_step(&self, (int32_t)step));
   trial_check_state(&self, look->states, step + 1);
