@@ -24,24 +24,21 @@ static faults_plan plan;
 static size_t root_bytes;
 static _Atomic int armed;
 static _Atomic int64_t calls;
-static _Atomic int happened;
-static char happened_to[16];
+static faults_seen *seen; /* the one thread that makes the call writes it */
 static _Atomic signed char inside[DESCRIPTORS];
 
-void faults_arm(const faults_plan *given) {
+void faults_arm(const faults_plan *given, faults_seen *noted) {
   plan = *given;
+  seen = noted;
   root_bytes = strlen(plan.root);
   atomic_store(&calls, 0);
-  atomic_store(&happened, 0);
-  happened_to[0] = 0;
+  memset(seen, 0, sizeof *seen);
   atomic_store(&armed, 1);
 }
 
-void faults_disarm(faults_seen *seen) {
+void faults_disarm(void) {
   atomic_store(&armed, 0);
   seen->calls = atomic_load(&calls);
-  seen->happened = atomic_load(&happened);
-  memcpy(seen->name, happened_to, sizeof seen->name);
 }
 
 /* ---- what a call is about ---- */
@@ -70,14 +67,14 @@ static void die(void) {
 }
 
 /* Above 0: it fails with this errno. */
-static int enter(const char *name, int about_root, int what, int traits) {
+static int enter(const char *name, const char *about, int about_root, int what, int traits) {
   static const int numbers[] = {EIO, ENOSPC, EACCES, EINTR};
   if (!about_root || !atomic_load(&armed) || what != plan.what) return NO_FAULT;
   if (atomic_fetch_add(&calls, 1) + 1 != plan.at) return NO_FAULT;
   if (plan.kind == FAULT_EINTR && !(traits & INTERRUPTIBLE)) return NO_FAULT;
   if (plan.kind == FAULT_SHORT && !(traits & WRITES)) return NO_FAULT;
-  snprintf(happened_to, sizeof happened_to, "%s", name);
-  atomic_store(&happened, 1);
+  snprintf(seen->what, sizeof seen->what, "%s(%s)", name, about);
+  seen->happened = 1;
   if (plan.kind == FAULT_KILL_BEFORE) die();
   if (plan.kind == FAULT_KILL_AFTER) return KILL_AFTER;
   return plan.kind == FAULT_SHORT ? SHORT : numbers[plan.kind];
@@ -93,9 +90,9 @@ static long leave(int fault, long result) {
   return result;
 }
 
-#define MAKE(about_root, what, traits, ...)                                     \
+#define MAKE(about, about_root, what, traits, ...)                              \
   do {                                                                          \
-    const int fault = enter(__func__, (about_root), (what), (traits));          \
+    const int fault = enter(__func__, (about), (about_root), (what), (traits)); \
     return (int)(fault > 0 ? fail(fault) : leave(fault, syscall(__VA_ARGS__))); \
   } while (0)
 
@@ -103,7 +100,7 @@ static long leave(int fault, long result) {
 
 static int open_at(const char *name, int parent, const char *path, int flags, mode_t mode) {
   const int about_root = is_inside(parent, path);
-  const int fault = enter(name, about_root, FAULT_CHANGES, INTERRUPTIBLE);
+  const int fault = enter(name, path, about_root, FAULT_CHANGES, INTERRUPTIBLE);
   if (fault > 0) return (int)fail(fault);
   const int descriptor = (int)leave(fault, syscall(SYS_openat, parent, path, flags, mode));
   note(descriptor, about_root);
@@ -132,7 +129,7 @@ int openat(int parent, const char *path, int flags, ...) {
 
 /* One that fails has closed it, as Linux does. */
 int close(int descriptor) {
-  const int fault = enter(__func__, knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE);
+  const int fault = enter(__func__, "descriptor", knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE);
   note(descriptor, 0);
   const long result = leave(fault, syscall(SYS_close, descriptor));
   return (int)(fault > 0 ? fail(fault) : result);
@@ -143,21 +140,23 @@ int fcntl(int descriptor, int command, ...) {
   va_start(list, command);
   const unsigned long argument = va_arg(list, unsigned long);
   va_end(list);
-  MAKE(knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_fcntl, descriptor, command, argument);
+  MAKE("descriptor", knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_fcntl, descriptor,
+       command, argument);
 }
 
 /* ---- writing ---- */
 
 ssize_t write(int descriptor, const void *data, size_t bytes) {
-  const int fault =
-      enter(__func__, knows(descriptor), FAULT_CHANGES, bytes ? INTERRUPTIBLE | WRITES : PLAIN);
+  const int fault = enter(__func__, "descriptor", knows(descriptor), FAULT_CHANGES,
+                          bytes ? INTERRUPTIBLE | WRITES : PLAIN);
   if (fault > 0) return fail(fault);
   const size_t taken = fault == SHORT ? (bytes + 1) / 2 : bytes;
   return leave(fault, syscall(SYS_write, descriptor, data, taken));
 }
 
 ssize_t writev(int descriptor, const struct iovec *pieces, int count) {
-  const int fault = enter(__func__, knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE | WRITES);
+  const int fault =
+      enter(__func__, "descriptor", knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE | WRITES);
   if (fault > 0) return fail(fault);
   if (fault == SHORT)
     return syscall(SYS_write, descriptor, pieces[0].iov_base, (pieces[0].iov_len + 1) / 2);
@@ -165,90 +164,92 @@ ssize_t writev(int descriptor, const struct iovec *pieces, int count) {
 }
 
 ssize_t pwrite(int descriptor, const void *data, size_t bytes, off_t offset) {
-  const int fault = enter(__func__, knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE | WRITES);
+  const int fault =
+      enter(__func__, "descriptor", knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE | WRITES);
   if (fault > 0) return fail(fault);
   const size_t taken = fault == SHORT ? (bytes + 1) / 2 : bytes;
   return leave(fault, syscall(SYS_pwrite64, descriptor, data, taken, offset));
 }
 
 int ftruncate(int descriptor, off_t bytes) {
-  MAKE(knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_ftruncate, descriptor, bytes);
+  MAKE("descriptor", knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_ftruncate, descriptor,
+       bytes);
 }
 
 int fsync(int descriptor) {
-  MAKE(knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_fsync, descriptor);
+  MAKE("descriptor", knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_fsync, descriptor);
 }
 
 int fdatasync(int descriptor) {
-  MAKE(knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_fdatasync, descriptor);
+  MAKE("descriptor", knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_fdatasync, descriptor);
 }
 
 int sync_file_range(int descriptor, off64_t begin, off64_t bytes, unsigned flags) {
-  MAKE(knows(descriptor), FAULT_CHANGES, PLAIN, SYS_sync_file_range, descriptor, begin, bytes,
-       flags);
+  MAKE("descriptor", knows(descriptor), FAULT_CHANGES, PLAIN, SYS_sync_file_range, descriptor,
+       begin, bytes, flags);
 }
 
 /* ---- names ---- */
 
 int mkdir(const char *path, mode_t mode) {
-  MAKE(is_inside(AT_FDCWD, path), FAULT_CHANGES, PLAIN, SYS_mkdir, path, mode);
+  MAKE(path, is_inside(AT_FDCWD, path), FAULT_CHANGES, PLAIN, SYS_mkdir, path, mode);
 }
 
 int rename(const char *from, const char *to) {
-  MAKE(is_inside(AT_FDCWD, to), FAULT_CHANGES, PLAIN, SYS_rename, from, to);
+  MAKE(to, is_inside(AT_FDCWD, to), FAULT_CHANGES, PLAIN, SYS_rename, from, to);
 }
 
 int renameat2(int from_parent, const char *from, int to_parent, const char *to, unsigned flags) {
-  MAKE(is_inside(to_parent, to), FAULT_CHANGES, PLAIN, SYS_renameat2, from_parent, from, to_parent,
-       to, flags);
+  MAKE(to, is_inside(to_parent, to), FAULT_CHANGES, PLAIN, SYS_renameat2, from_parent, from,
+       to_parent, to, flags);
 }
 
 int symlink(const char *to, const char *path) {
-  MAKE(is_inside(AT_FDCWD, path), FAULT_CHANGES, PLAIN, SYS_symlink, to, path);
+  MAKE(path, is_inside(AT_FDCWD, path), FAULT_CHANGES, PLAIN, SYS_symlink, to, path);
 }
 
 int unlink(const char *path) {
-  MAKE(is_inside(AT_FDCWD, path), FAULT_CHANGES, PLAIN, SYS_unlink, path);
+  MAKE(path, is_inside(AT_FDCWD, path), FAULT_CHANGES, PLAIN, SYS_unlink, path);
 }
 
 int unlinkat(int parent, const char *path, int flags) {
-  MAKE(is_inside(parent, path), FAULT_CHANGES, PLAIN, SYS_unlinkat, parent, path, flags);
+  MAKE(path, is_inside(parent, path), FAULT_CHANGES, PLAIN, SYS_unlinkat, parent, path, flags);
 }
 
 int rmdir(const char *path) {
-  MAKE(is_inside(AT_FDCWD, path), FAULT_CHANGES, PLAIN, SYS_rmdir, path);
+  MAKE(path, is_inside(AT_FDCWD, path), FAULT_CHANGES, PLAIN, SYS_rmdir, path);
 }
 
 /* ---- looking ---- */
 
 int access(const char *path, int mode) {
-  MAKE(is_inside(AT_FDCWD, path), FAULT_LOOKS, PLAIN, SYS_access, path, mode);
+  MAKE(path, is_inside(AT_FDCWD, path), FAULT_LOOKS, PLAIN, SYS_access, path, mode);
 }
 
 int stat(const char *path, struct stat *is) {
-  MAKE(is_inside(AT_FDCWD, path), FAULT_LOOKS, PLAIN, SYS_newfstatat, AT_FDCWD, path, is, 0);
+  MAKE(path, is_inside(AT_FDCWD, path), FAULT_LOOKS, PLAIN, SYS_newfstatat, AT_FDCWD, path, is, 0);
 }
 
 int fstat(int descriptor, struct stat *is) {
-  MAKE(knows(descriptor), FAULT_LOOKS, PLAIN, SYS_fstat, descriptor, is);
+  MAKE("descriptor", knows(descriptor), FAULT_LOOKS, PLAIN, SYS_fstat, descriptor, is);
 }
 
 int fstatat(int parent, const char *path, struct stat *is, int flags) {
-  MAKE(is_inside(parent, path), FAULT_LOOKS, PLAIN, SYS_newfstatat, parent, path, is, flags);
+  MAKE(path, is_inside(parent, path), FAULT_LOOKS, PLAIN, SYS_newfstatat, parent, path, is, flags);
 }
 
 ssize_t readlink(const char *path, char *target, size_t bytes) {
-  const int fault = enter(__func__, is_inside(AT_FDCWD, path), FAULT_LOOKS, PLAIN);
+  const int fault = enter(__func__, path, is_inside(AT_FDCWD, path), FAULT_LOOKS, PLAIN);
   return fault > 0 ? fail(fault) : leave(fault, syscall(SYS_readlink, path, target, bytes));
 }
 
 ssize_t read(int descriptor, void *data, size_t bytes) {
-  const int fault = enter(__func__, knows(descriptor), FAULT_LOOKS, INTERRUPTIBLE);
+  const int fault = enter(__func__, "descriptor", knows(descriptor), FAULT_LOOKS, INTERRUPTIBLE);
   return fault > 0 ? fail(fault) : leave(fault, syscall(SYS_read, descriptor, data, bytes));
 }
 
 ssize_t pread(int descriptor, void *data, size_t bytes, off_t offset) {
-  const int fault = enter(__func__, knows(descriptor), FAULT_LOOKS, INTERRUPTIBLE);
+  const int fault = enter(__func__, "descriptor", knows(descriptor), FAULT_LOOKS, INTERRUPTIBLE);
   return fault > 0 ? fail(fault)
                    : leave(fault, syscall(SYS_pread64, descriptor, data, bytes, offset));
 }
@@ -263,7 +264,7 @@ DIR *opendir(const char *path) {
   static DIR *(*_Atomic real)(const char *);
   if (!atomic_load(&real)) atomic_store(&real, (DIR * (*)(const char *)) of_glibc(__func__));
   const int about_root = is_inside(AT_FDCWD, path);
-  const int fault = enter(__func__, about_root, FAULT_LOOKS, PLAIN);
+  const int fault = enter(__func__, path, about_root, FAULT_LOOKS, PLAIN);
   if (fault > 0) {
     errno = fault;
     return NULL;
@@ -277,7 +278,7 @@ DIR *opendir(const char *path) {
 struct dirent *readdir(DIR *folder) {
   static struct dirent *(*_Atomic real)(DIR *);
   if (!atomic_load(&real)) atomic_store(&real, (struct dirent * (*)(DIR *)) of_glibc(__func__));
-  const int fault = enter(__func__, knows(dirfd(folder)), FAULT_LOOKS, PLAIN);
+  const int fault = enter(__func__, "folder", knows(dirfd(folder)), FAULT_LOOKS, PLAIN);
   if (fault > 0) {
     errno = fault;
     return NULL;

@@ -22,20 +22,21 @@ enum {
 enum { FAULT_CHANGES, FAULT_LOOKS, FAULT_CLASSES };
 
 typedef struct faults_plan {
-  const char *root; /* borrowed until faults_disarm */
+  const char *root; /* borrowed until faults_disarm, as what faults_arm is given */
   int32_t kind;     /* FAULT_ */
   int32_t what;     /* FAULT_CHANGES or FAULT_LOOKS */
   int64_t at;       /* the first is 1; 0: none */
 } faults_plan;
 
+/* May be memory that outlives the process. */
 typedef struct faults_seen {
-  int64_t calls;    /* of plan.what */
+  int64_t calls;    /* of plan.what, until faults_disarm */
   int32_t happened; /* 1: the fault did */
-  char name[16];    /* of the call that failed */
+  char what[300];   /* which call, and of what */
 } faults_seen;
 
 /* From here on calls are counted, of all threads of this process. */
-void faults_arm(const faults_plan *plan);
-void faults_disarm(faults_seen *seen);
+void faults_arm(const faults_plan *plan, faults_seen *seen);
+void faults_disarm(void);
 
 #endif

@@ -199,6 +199,9 @@ static inline int process_drive(process_world *world, void (*drive)(void *), voi
   CHECK(waitpid(pid, &end, 0) == pid);
   if (WIFEXITED(end) && !WEXITSTATUS(end)) return 0;
   fprintf(stderr, "That was: %s\n", world->what);
+  for (int32_t rank = 0; rank < world->world_size; ++rank)
+    if (world->reports[rank].faults.happened)
+      fprintf(stderr, "The call: %s\n", world->reports[rank].faults.what);
   return 1;
 }
 
