@@ -14,14 +14,9 @@ zero1_status zero1__fail_io(zero1__error *error, const char *path, const char *d
 }
 
 zero1_status zero1__flush_folder(const char *path, zero1__error *error) {
-  const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int fd = TEMP_FAILURE_RETRY(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd < 0) return zero1__fail_io(error, path, "opening", errno);
-  int number = 0;
-  while (fsync(fd)) {
-    number = errno;
-    if (number != EINTR) break;
-    number = 0;
-  }
+  const int number = TEMP_FAILURE_RETRY(fsync(fd)) ? errno : 0;
   close(fd);
   /* Some filesystems keep no folders that could be flushed: theirs are as safe as they get. */
   if (!number || number == EINVAL || number == ENOTSUP) return ZERO1_OK;
@@ -67,7 +62,8 @@ static zero1_status remove_entry(int parent, const char *name, const char *path,
                                  zero1__error *error) {
   if (!unlinkat(parent, name, 0) || errno == ENOENT) return ZERO1_OK;
   const int refused = errno; /* a folder gives EISDIR here, elsewhere EPERM */
-  const int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+  const int fd = TEMP_FAILURE_RETRY(openat(parent, name, flags));
   if (fd < 0) {
     if (errno == ENOENT) return ZERO1_OK;
     const int is_folder = errno != ENOTDIR && errno != ELOOP;

@@ -83,14 +83,16 @@ static zero1_status write_holder(int file, const char *root, zero1__error *error
   const int bytes = snprintf(line, sizeof line, "%s\n", text);
   free(text);
   errno = ENOSPC; /* unless told otherwise, by what wrote less */
-  if (!ftruncate(file, 0) && pwrite(file, line, (size_t)bytes, 0) == bytes) return ZERO1_OK;
+  if (!TEMP_FAILURE_RETRY(ftruncate(file, 0)) &&
+      TEMP_FAILURE_RETRY(pwrite(file, line, (size_t)bytes, 0)) == bytes)
+    return ZERO1_OK;
   return fail_file(error, root, "writing");
 }
 
 /* Whether the file says who it is; it may hold anything. */
 static int read_holder(int file, holder *who) {
   char line[CONTENT_BYTES];
-  const ssize_t bytes = pread(file, line, sizeof line, 0);
+  const ssize_t bytes = TEMP_FAILURE_RETRY(pread(file, line, sizeof line, 0));
   json_t *const object = bytes > 0 ? json_loadb(line, (size_t)bytes, 0, NULL) : NULL;
   const char *host, *since;
   json_int_t pid;
@@ -146,9 +148,9 @@ static zero1_status try_file(zero1__root_lock *lock, const char *root, int last,
   struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
   const int flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC;
   *again = 0;
-  lock->file = openat(lock->folder, LOCK_NAME, flags, 0644);
+  lock->file = TEMP_FAILURE_RETRY(openat(lock->folder, LOCK_NAME, flags, 0644));
   if (lock->file < 0) return fail_file(error, root, "opening");
-  if (!fcntl(lock->file, F_SETLK, &whole)) {
+  if (!TEMP_FAILURE_RETRY(fcntl(lock->file, F_SETLK, &whole))) {
     if (is_the_file(lock)) {
       const zero1_status status = write_holder(lock->file, root, error);
       if (status) unlinkat(lock->folder, LOCK_NAME, 0);
@@ -157,7 +159,7 @@ static zero1_status try_file(zero1__root_lock *lock, const char *root, int last,
     *again = !last; /* its holder has removed it since it was opened */
     return last ? fail_locked(root, NULL, 0, error) : ZERO1_OK;
   }
-  if (errno != EACCES && errno != EAGAIN && errno != EINTR) return fail_to_lock(root, error);
+  if (errno != EACCES && errno != EAGAIN) return fail_to_lock(root, error);
   holder who;
   const int known = read_holder(lock->file, &who);
   struct flock other = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -188,7 +190,7 @@ static const zero1__root_lock *find_held(const zero1__root_lock *lock) {
 
 static zero1_status open_folder(zero1__root_lock *lock, const char *root, zero1__error *error) {
   struct stat info;
-  lock->folder = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  lock->folder = TEMP_FAILURE_RETRY(open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (lock->folder < 0 && errno == ENOTDIR)
     return zero1__fail(error, ZERO1_ERR_IO, "%s: is a file, not a folder", root);
   if (lock->folder < 0) return zero1__fail_io(error, root, "opening", errno);

@@ -24,7 +24,8 @@ zero1_status zero1__chunk_file_begin(zero1__chunk_file *file, const char *path, 
   if (!file->path || !file->hash)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %.300s", path);
   XXH3_64bits_reset(file->hash);
-  file->descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  const int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
+  file->descriptor = TEMP_FAILURE_RETRY(open(path, flags, 0666));
   if (file->descriptor < 0) return zero1__fail_io(error, path, "making it", errno);
   return ZERO1_OK;
 }
@@ -54,8 +55,7 @@ static zero1_status write_pieces(zero1__chunk_file *file, zero1__error *error) {
   struct iovec *next = file->pieces;
   int left = file->piece_count;
   while (left) {
-    const ssize_t wrote = writev(file->descriptor, next, left);
-    if (wrote < 0 && errno == EINTR) continue;
+    const ssize_t wrote = TEMP_FAILURE_RETRY(writev(file->descriptor, next, left));
     if (wrote <= 0) return zero1__fail_io(error, file->path, "writing", wrote ? errno : EIO);
     file->written += wrote;
     size_t done = (size_t)wrote;
@@ -107,8 +107,9 @@ zero1_status zero1__chunk_file_finish(zero1__chunk_file *file, zero1__error *err
   const zero1_status status = zero1__chunk_file_flush(file, error);
   if (status) return status;
   if (file->bytes % ZERO1__CHUNK_BYTES) close_chunk(file);
-  if (fsync(file->descriptor)) return zero1__fail_io(error, file->path, "flushing it", errno);
-  const int closed = close(file->descriptor);
+  if (TEMP_FAILURE_RETRY(fsync(file->descriptor)))
+    return zero1__fail_io(error, file->path, "flushing it", errno);
+  const int closed = close(file->descriptor) && errno != EINTR; /* after that it is closed */
   file->descriptor = -1;
   if (closed) return zero1__fail_io(error, file->path, "closing it", errno);
   return ZERO1_OK;

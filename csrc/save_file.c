@@ -11,8 +11,7 @@
 
 static int write_all(int descriptor, const char *data, size_t bytes) {
   while (bytes) {
-    const ssize_t wrote = write(descriptor, data, bytes);
-    if (wrote < 0 && errno == EINTR) continue;
+    const ssize_t wrote = TEMP_FAILURE_RETRY(write(descriptor, data, bytes));
     if (wrote <= 0) return wrote ? errno : EIO;
     data += wrote;
     bytes -= (size_t)wrote;
@@ -25,7 +24,8 @@ static zero1_status fill(int descriptor, const char *path, const void *data, siz
   int number = write_all(descriptor, data, bytes);
   if (!number) number = write_all(descriptor, more, more_bytes);
   if (number) return zero1__fail_io(error, path, "writing", number);
-  if (fsync(descriptor)) return zero1__fail_io(error, path, "flushing it", errno);
+  if (TEMP_FAILURE_RETRY(fsync(descriptor)))
+    return zero1__fail_io(error, path, "flushing it", errno);
   return ZERO1_OK;
 }
 
@@ -34,10 +34,12 @@ zero1_status zero1__save_file(const char *path, const void *data, size_t bytes, 
   char other[4096];
   if (snprintf(other, sizeof other, "%s.new", path) >= (int)sizeof other)
     return zero1__fail(error, ZERO1_ERR_INVALID, "this path is too long: %.200s", path);
-  const int descriptor = open(other, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  const int flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
+  const int descriptor = TEMP_FAILURE_RETRY(open(other, flags, 0666));
   if (descriptor < 0) return zero1__fail_io(error, path, "making it", errno);
   zero1_status status = fill(descriptor, path, data, bytes, more, more_bytes, error);
-  if (close(descriptor) && !status) status = zero1__fail_io(error, path, "closing it", errno);
+  if (close(descriptor) && errno != EINTR && !status) /* after EINTR it is closed */
+    status = zero1__fail_io(error, path, "closing it", errno);
   if (!status && rename(other, path)) status = zero1__fail_io(error, path, "renaming to it", errno);
   if (status) (void)unlink(other);
   return status;
@@ -46,8 +48,7 @@ zero1_status zero1__save_file(const char *path, const void *data, size_t bytes, 
 static zero1_status read_all(int descriptor, const char *path, char *text, size_t bytes,
                              zero1__error *error) {
   while (bytes) {
-    const ssize_t got = read(descriptor, text, bytes);
-    if (got < 0 && errno == EINTR) continue;
+    const ssize_t got = TEMP_FAILURE_RETRY(read(descriptor, text, bytes));
     if (got <= 0) return zero1__fail_io(error, path, "reading", got ? errno : EIO);
     text += got;
     bytes -= (size_t)got;
@@ -59,7 +60,7 @@ zero1_status zero1__load_file(const char *path, char **text, size_t *bytes, zero
   struct stat is;
   *text = NULL;
   *bytes = 0;
-  const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  const int descriptor = TEMP_FAILURE_RETRY(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (descriptor < 0) return zero1__fail_io(error, path, "opening it", errno);
   zero1_status status = ZERO1_OK;
   if (fstat(descriptor, &is) || !S_ISREG(is.st_mode))

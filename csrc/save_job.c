@@ -87,7 +87,8 @@ static void tell_rank_0(zero1__save_job *job) {
   if (zero1__save_work_done(&job->work, &job->error, part, part ? bytes : 0, &why)) {
     remove_files(job);
     zero1__fail(&job->error, why.status, "%s", why.text);
-    (void)zero1__save_work_done(&job->work, &job->error, NULL, 0, &why);
+    zero1__error_clear(&why);
+    job->unheard = zero1__save_work_done(&job->work, &job->error, NULL, 0, &why) != ZERO1_OK;
   }
   free(part);
 }
@@ -114,6 +115,11 @@ static zero1_status name_params(zero1__save_job *job, zero1__error *error) {
 static void meet(zero1__save_job *job) {
   zero1__error outcome;
   zero1__error_clear(&outcome);
+  if (job->unheard) {
+    if (!job->work.rank)
+      (void)zero1__remove_tree(job->work.path, NULL); /* which tells the others */
+    return;
+  }
   if (job->work.rank) {
     (void)zero1__save_work_outcome(&job->work, &outcome);
   } else {

@@ -20,6 +20,7 @@ typedef struct zero1__save_job {
   zero1__save_writer writer;
   int64_t begin_ns, written_ns;
   zero1__error error;
+  int32_t unheard; /* 1: the folder takes no words any more: nobody is waited for */
   zero1_save_report report;
   _Atomic int32_t ended;
 } zero1__save_job;

@@ -89,8 +89,8 @@ typedef struct folder_watch {
   int times;
 } folder_watch;
 
-/* Sleeps; whether it is of no use to go on: a peer is dead, the optimizer is given up, or nothing
- * has happened for too long. */
+/* Sleeps; whether it is of no use to go on: a peer is dead, the optimizer is given up, the folder is
+ * gone, or nothing has happened for too long. */
 static zero1_status watch_on(const zero1__save_work *work, folder_watch *watch, const char *what,
                              zero1__error *error) {
   const zero1__comm_ops *ops = work->lane->comm->ops;
@@ -101,6 +101,9 @@ static zero1_status watch_on(const zero1__save_work *work, folder_watch *watch, 
   zero1_status status = zero1__channel_failure(work->channel, error);
   if (!status && ops->lane_look) status = ops->lane_look(work->lane, error);
   if (status) return status;
+  if (access(work->path, F_OK) && errno == ENOENT)
+    return zero1__fail(error, ZERO1_ERR_IO, "%.200s is gone before rank %d had its word from it",
+                       work->path, work->rank);
   const uint64_t seen = look_at(work->path) + look_at(work->folder);
   if (seen != watch->seen || !watch->seen_ns) {
     watch->seen = seen;
@@ -152,8 +155,7 @@ zero1_status zero1__save_work_done(const zero1__save_work *work, const zero1__er
 /* ---- rank 0 ---- */
 
 static zero1_status await_word(const zero1__save_work *work, const char *what, int32_t rank,
-                               const char *missing, char **text, size_t *bytes,
-                               zero1__error *error) {
+                               const char *missing, zero1__error *error) {
   char path[4096];
   folder_watch watch = {0};
   name_of(work, what, rank, path, sizeof path);
@@ -164,18 +166,28 @@ static zero1_status await_word(const zero1__save_work *work, const char *what, i
     if (!access(path, F_OK)) break; /* who has said it may be gone by now */
     return zero1__fail(error, why.status, "%s", why.text);
   }
-  return zero1__load_file(path, text, bytes, error);
+  return ZERO1_OK;
+}
+
+/* Of all ranks, before anything is done with them: none writes any more, whatever has failed. */
+static zero1_status await_parts(const zero1__save_work *work, zero1__error *error) {
+  zero1_status status = ZERO1_OK;
+  for (int32_t rank = 0; rank < work->world_size && !status; ++rank) {
+    char missing[80];
+    snprintf(missing, sizeof missing, "rank %d is not done with its files", rank);
+    status = await_word(work, "done", rank, missing, error);
+  }
+  return status;
 }
 
 static zero1_status take_part(const zero1__save_work *work, int32_t rank, zero1__manifest *manifest,
                               zero1__error *error) {
-  char missing[80], path[4096];
+  char path[4096];
   char *text = NULL;
   size_t bytes = 0;
   zero1__error said;
-  snprintf(missing, sizeof missing, "rank %d is not done with its files", rank);
   name_of(work, "done", rank, path, sizeof path);
-  zero1_status status = await_word(work, "done", rank, missing, &text, &bytes, error);
+  zero1_status status = zero1__load_file(path, &text, &bytes, error);
   if (status) return status;
   const char *part = read_word(text, &said);
   if (!part)
@@ -231,13 +243,23 @@ static void remove_old(const zero1__save_work *work, const zero1__save_commit *c
 
 static zero1_status make_checkpoint(const zero1__save_work *work, const zero1__save_commit *commit,
                                     zero1__error *error) {
-  zero1_status status = ZERO1_OK;
+  zero1_status status = await_parts(work, error);
   for (int32_t rank = 0; rank < work->world_size && !status; ++rank)
     status = take_part(work, rank, commit->manifest, error);
   if (!status) status = write_manifest(work, commit->manifest, error);
   if (!status) status = put_in_place(work, commit->manifest->count, error);
   if (!status) status = zero1__root_set_latest(work->root, commit->manifest->count, error);
   return status;
+}
+
+/* Where that fails, the others see that the folder is gone, and wait no longer. */
+static void tell_outcome(const zero1__save_work *work, const zero1__error *outcome) {
+  for (int tries = 0; tries < 2; ++tries) {
+    zero1__error unheard;
+    zero1__error_clear(&unheard);
+    if (!write_word(work, "outcome", -1, outcome, NULL, 0, &unheard)) return;
+  }
+  (void)zero1__remove_tree(work->path, NULL);
 }
 
 zero1_status zero1__save_work_commit(const zero1__save_work *work, const zero1__save_commit *commit,
@@ -248,21 +270,24 @@ zero1_status zero1__save_work_commit(const zero1__save_work *work, const zero1__
   if (!status) remove_old(work, commit);
   (void)zero1__remove_tree(work->folder, &unheard); /* first: a full disk has room for words then */
   (void)zero1__root_sweep(work->root, strrchr(work->path, '/') + 1, &unheard);
-  (void)write_word(work, "outcome", -1, error, NULL, 0, &unheard);
+  tell_outcome(work, error);
   return status;
 }
 
 /* ---- the others ---- */
 
 zero1_status zero1__save_work_outcome(const zero1__save_work *work, zero1__error *error) {
+  char path[4096];
   char *text = NULL;
   size_t bytes = 0;
   zero1__error said;
-  zero1_status status = await_word(work, "outcome", -1, "rank 0 has not made a checkpoint of it",
-                                   &text, &bytes, error);
+  name_of(work, "outcome", -1, path, sizeof path);
+  zero1_status status =
+      await_word(work, "outcome", -1, "rank 0 has not made a checkpoint of it", error);
+  if (!status) status = zero1__load_file(path, &text, &bytes, error);
   if (status) return status;
   if (!read_word(text, &said))
-    status = zero1__fail(error, ZERO1_ERR_CORRUPT, "%.300s/outcome: has no status", work->path);
+    status = zero1__fail(error, ZERO1_ERR_CORRUPT, "%.300s: has no status", path);
   else if (said.status)
     status = zero1__fail(error, said.status, "%.390s", said.text);
   free(text);
@@ -276,10 +301,12 @@ void zero1__save_work_leave(const zero1__save_work *work) {
   (void)unlink(path);
   DIR *folder = opendir(work->path);
   if (!folder) return;
+  errno = 0;
   for (struct dirent *entry; (entry = readdir(folder));)
     others += entry->d_name[0] != '.' && strcmp(entry->d_name, "outcome") != 0;
+  const int seen = !errno; /* all of it: else somebody may still wait for the outcome */
   closedir(folder);
-  if (others) return;
+  if (others || !seen) return;
   name_of(work, "outcome", -1, path, sizeof path);
   (void)unlink(path);
   (void)rmdir(work->path);
