@@ -34,8 +34,8 @@ void zero1__json_end(zero1__json_text *json);
 /** Whether a text is UTF-8: no surrogates, nothing longer than it must be. */
 int zero1__utf8_valid(const char *text);
 
-/** Any text in one line of UTF-8, for messages: at most about 60 characters of it, and what cannot be
- *  shown as \n or \xff. */
+/** Any text in one line of UTF-8, for messages: at most about 60 characters of it, and what cannot
+ *  be shown as \n or \xff. */
 #define ZERO1__SHOWN_BYTES 256
 const char *zero1__show_text(const char *text, char shown[ZERO1__SHOWN_BYTES]);
 

@@ -15,9 +15,9 @@
  *
  * `index`: "param state begin end offset" of each range, with commas between: elements [begin, end)
  * of state `state` (ZERO1_STATE_) of parameter `param` are at byte `offset` of the file. (One text,
- * because a number of its own takes jansson 40 bytes.) xxh3 of a file: 16 digits for each MiB of it,
- * its header included; the last one, by which the manifest ends, is of all the bytes of the manifest
- * before it. */
+ * because a number of its own takes jansson 40 bytes.) xxh3 of a file: 16 digits for each MiB of
+ * it, its header included; the last one, by which the manifest ends, is of all the bytes of the
+ * manifest before it. */
 #ifndef ZERO1__MANIFEST_H
 #define ZERO1__MANIFEST_H
 
@@ -87,8 +87,8 @@ typedef struct zero1__pairs {
   int64_t count;
 } zero1__pairs;
 
-/** ZERO1_ERR_INVALID: names what is wrong, `what` first: NULL, an empty or a repeated key, text that
- *  is not UTF-8. ZERO1_ERR_MEMORY. Ended after a failure too. */
+/** ZERO1_ERR_INVALID: names what is wrong, `what` first: NULL, an empty or a repeated key, text
+ *  that is not UTF-8. ZERO1_ERR_MEMORY. Ended after a failure too. */
 zero1_status zero1__pairs_begin(zero1__pairs *pairs, const zero1_pair *given, int64_t count,
                                 const char *what, zero1__error *error);
 void zero1__pairs_end(zero1__pairs *pairs);
@@ -117,16 +117,16 @@ zero1_status zero1__manifest_write(const zero1__manifest *manifest, char **text,
 
 /** Reads a text, any bytes, `bytes` of them; ended with zero1__manifest_end, after a failure too.
  *  What it accepts is whole: names and keys are unique, numbers in their ranges (world_size, sizes
- *  and offsets that fit, groups that exist), file names are plain ones and unique, and ranges lie in
- *  their file and their parameter, do not overlap each other in a file, and for each parameter and
- *  each state that it has tile it exactly; a residual for each rank or for none.
- *  `path`: of the file, begins every text. ZERO1_ERR_CORRUPT: says what and where.
- *  ZERO1_ERR_VERSION: of a newer library (looked at first, checksum aside). ZERO1_ERR_MEMORY. */
+ *  and offsets that fit, groups that exist), file names are plain ones and unique, and ranges lie
+ *  in their file and their parameter, do not overlap each other in a file, and for each parameter
+ *  and each state that it has tile it exactly; a residual for each rank or for none. `path`: of the
+ *  file, begins every text. ZERO1_ERR_CORRUPT: says what and where. ZERO1_ERR_VERSION: of a newer
+ *  library (looked at first, checksum aside). ZERO1_ERR_MEMORY. */
 zero1_status zero1__manifest_read(const char *path, const char *text, size_t bytes,
                                   zero1__manifest *manifest, zero1__error *error);
 
-/** What zero1__manifest_read says of what it accepts, of any manifest whose files' ranks and ranges'
- *  files are among those it has. ZERO1_ERR_CORRUPT, ZERO1_ERR_MEMORY. */
+/** What zero1__manifest_read says of what it accepts, of any manifest whose files' ranks and
+ *  ranges' files are among those it has. ZERO1_ERR_CORRUPT, ZERO1_ERR_MEMORY. */
 zero1_status zero1__manifest_check(const char *path, const zero1__manifest *manifest,
                                    zero1__error *error);
 
@@ -136,9 +136,9 @@ zero1_status zero1__part_write(const zero1__index *index, const zero1__pairs *ra
                                char **text, size_t *bytes, zero1__error *error);
 
 /** Adds rank `rank`'s part to the manifest: its files and ranges come after those that are there
- *  (file indices are moved), its metadata are rank_metadata[rank], which was empty. What is in it is
- *  checked by zero1__manifest_check, once all parts are there. ZERO1_ERR_CORRUPT, ZERO1_ERR_MEMORY:
- *  the manifest is to be ended. */
+ *  (file indices are moved), its metadata are rank_metadata[rank], which was empty. What is in it
+ *  is checked by zero1__manifest_check, once all parts are there. ZERO1_ERR_CORRUPT,
+ *  ZERO1_ERR_MEMORY: the manifest is to be ended. */
 zero1_status zero1__part_read(const char *path, const char *text, size_t bytes, int32_t rank,
                               zero1__manifest *manifest, zero1__error *error);
 

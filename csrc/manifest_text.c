@@ -44,9 +44,9 @@ zero1_status zero1__reading_unpack(const zero1__reading *at, const char *what, i
 
 /* ---- the text as a whole ---- */
 
-/* Where memory ends while jansson (2.14) collects a string, it loses bytes of it without a word, and
- * may run past its end. The longest string is as long as the text; it is collected in a buffer that
- * grows to twice that, moved on the way. So that much must be there before it begins. */
+/* Where memory ends while jansson (2.14) collects a string, it loses bytes of it without a word,
+ * and may run past its end. The longest string is as long as the text; it is collected in a buffer
+ * that grows to twice that, moved on the way. So that much must be there before it begins. */
 static int has_memory(size_t bytes) {
   void *volatile probe = bytes < SIZE_MAX / 8 ? malloc(4 * bytes + 4096) : NULL;
   const int is_there = probe != NULL;

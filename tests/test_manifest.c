@@ -1,6 +1,7 @@
 // sanitizers: address undefined
 // timeout: 300
-/* manifest.json: what is written is read again, bit for bit; what is damaged is refused, and named. */
+/* manifest.json: what is written is read again, bit for bit; what is damaged is refused, and
+ * named. */
 #include <string.h>
 #include <time.h>
 #include <xxhash.h>

@@ -1,6 +1,7 @@
 // sanitizers: address undefined
 /* Headers of safetensors files: byte for byte what is expected, and what differs from the manifest
- * is found. With a path as its argument it runs no test: it writes a file for other readers there. */
+ * is found. With a path as its argument it runs no test: it writes a file for other readers
+ * there. */
 #include <string.h>
 
 #include "check.h"
@@ -231,7 +232,8 @@ static void metadata_may_be_missing(void) {
 
 /* ---- for other readers ---- */
 
-/* "odd" of the case's odd name: fp32 0, 1, ... 5 as [2, 3]; "half": bf16 1.0 and -2.0; "none": [0]. */
+/* "odd" of the case's odd name: fp32 0, 1, ... 5 as [2, 3]; "half": bf16 1.0 and -2.0; "none":
+ * [0]. */
 static int write_file(const char *path) {
   static const int64_t odd[] = {2, 3}, half[] = {2}, none[] = {0};
   static const float values[] = {0, 1, 2, 3, 4, 5};

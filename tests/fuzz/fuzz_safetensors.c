@@ -1,5 +1,5 @@
-/* Any bytes as the begin of a safetensors file of the small manifest: as they are, and as the JSON of
- * a header of the length that the manifest expects. */
+/* Any bytes as the begin of a safetensors file of the small manifest: as they are, and as the JSON
+ * of a header of the length that the manifest expects. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,10 +1,11 @@
-/* The driver of a fuzz target where the compiler has none (no clang): random mutations of the seeds,
- * not guided by what they reach.
+/* The driver of a fuzz target where the compiler has none (no clang): random mutations of the
+ * seeds, not guided by what they reach.
  *
  *   TARGET -max_total_time=SECONDS -artifact_prefix=FOLDER/ SEEDS...    SEEDS: folders
  *   TARGET FILE...    runs the target once on each
  *
- * Other options are left to libFuzzer, which this stands in for. An input that ends the process is left in FOLDER/crash, or in the file that FOLDER names. */
+ * Other options are left to libFuzzer, which this stands in for. An input that ends the process is
+ * left in FOLDER/crash, or in the file that FOLDER names. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
