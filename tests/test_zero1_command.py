@@ -16,7 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("ZERO1_BUILD", ROOT / "build"))
-COMMAND, MAKER = BUILD / "zero1", BUILD / "tests" / "make_checkpoints"
+COMMAND, MAKER = BUILD / "bin" / "zero1", BUILD / "tests" / "make_checkpoints"
 FINE, DIFFERS, USAGE, FAILED = 0, 1, 2, 3
 
 pytestmark = pytest.mark.skipif(not COMMAND.exists() or not MAKER.exists(),
