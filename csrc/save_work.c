@@ -206,7 +206,9 @@ static zero1_status write_manifest(const zero1__save_work *work, const zero1__ma
   char *text = NULL;
   size_t bytes = 0;
   snprintf(path, sizeof path, "%s/%s", work->folder, ZERO1__MANIFEST_NAME);
-  zero1_status status = zero1__manifest_write(manifest, &text, &bytes, error);
+  /* None is written that could not be read. */
+  zero1_status status = zero1__manifest_check(path, manifest, error);
+  if (!status) status = zero1__manifest_write(manifest, &text, &bytes, error);
   if (!status) status = zero1__save_file(path, text, bytes, NULL, 0, error);
   free(text);
   return status ? status : zero1__flush_folder(work->folder, error);
