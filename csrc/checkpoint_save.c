@@ -84,6 +84,7 @@ static zero1_status begin_saver(zero1_optimizer *optimizer, zero1__error *error)
     status = zero1__hold_begin(&saver->hold, device, optimizer->layout.bucket_count, error);
   if (!status && !device->is_host)
     status = device->ops->pinned_alloc(device, ZERO1__STAGING_BYTES, &saver->staging, error);
+  optimizer->saver_bytes = saver->staging ? ZERO1__STAGING_BYTES : 0;
   if (!status) return ZERO1_OK;
   end_saver(optimizer);
   return status;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -12,6 +13,11 @@
 
 /* The kernel begins to write what is there, so that the flush at the end has little left. */
 #define PUSH_BYTES ((int64_t)8 << 20)
+
+/* What is waited for at once in the end. */
+#define WAIT_BYTES ((int64_t)64 << 20)
+#define WAIT_FLAGS \
+  (SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
 
 zero1_status zero1__chunk_file_begin(zero1__chunk_file *file, const char *path, uint64_t *xxh3,
                                      int64_t room, zero1__error *error) {
@@ -103,8 +109,24 @@ zero1_status zero1__chunk_file_add(zero1__chunk_file *file, const void *bytes, i
   return ZERO1_OK;
 }
 
+/* Piece by piece, each of which is seen by its time: the other ranks wait for as long as something
+ * happens. What cannot be done so, the flush of the whole does. */
+static zero1_status wait_for_disk(zero1__chunk_file *file, zero1__error *error) {
+  for (int64_t at = 0; at < file->written; at += WAIT_BYTES) {
+    const int failed =
+        TEMP_FAILURE_RETRY(sync_file_range(file->descriptor, at, WAIT_BYTES, WAIT_FLAGS));
+    /* It has told of the error then, and the flush of the whole would not. */
+    if (failed && (errno == EIO || errno == ENOSPC || errno == EDQUOT))
+      return zero1__fail_io(error, file->path, "flushing it", errno);
+    if (failed) break;
+    (void)futimens(file->descriptor, NULL);
+  }
+  return ZERO1_OK;
+}
+
 zero1_status zero1__chunk_file_finish(zero1__chunk_file *file, zero1__error *error) {
-  const zero1_status status = zero1__chunk_file_flush(file, error);
+  zero1_status status = zero1__chunk_file_flush(file, error);
+  if (!status) status = wait_for_disk(file, error);
   if (status) return status;
   if (file->bytes % ZERO1__CHUNK_BYTES) close_chunk(file);
   if (TEMP_FAILURE_RETRY(fsync(file->descriptor)))

@@ -24,11 +24,12 @@ struct zero1_optimizer {
   zero1__device_lane *device_lane, *device_wider; /* NULL: the host decides */
   zero1__buffers buffers;
   zero1__schedule schedule;
-  int32_t has_masters; /* separate masters have been set to the parameters */
-  int32_t loss_told;   /* the caller knows of the channel's failure */
-  uint8_t *waited;     /* [param_count] debug builds: wait_param since the last step; else NULL */
-  int32_t half_loaded; /* a load has failed on its way: the state is of two times */
-  zero1__saver *saver; /* writes checkpoints (floor 6), from the first save on; or NULL */
+  int32_t has_masters;  /* separate masters have been set to the parameters */
+  int32_t loss_told;    /* the caller knows of the channel's failure */
+  uint8_t *waited;      /* [param_count] debug builds: wait_param since the last step; else NULL */
+  int32_t half_loaded;  /* a load has failed on its way: the state is of two times */
+  zero1__saver *saver;  /* writes checkpoints (floor 6), from the first save on; or NULL */
+  uint64_t saver_bytes; /* that it keeps */
   void (*end_saver)(zero1_optimizer *optimizer); /* where there is one: waits, and frees it */
 };
 

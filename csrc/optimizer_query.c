@@ -239,9 +239,9 @@ zero1_status zero1_optimizer_memory(zero1_optimizer *optimizer, zero1_memory *me
   const uint64_t tables = (uint64_t)layout->param_count * 3 * sizeof(int64_t) +
                           (uint64_t)layout->slot_count * (sizeof(zero1__slot) + 1) +
                           (uint64_t)layout->bucket_count * 2 * sizeof(int32_t);
-  const uint64_t extra = tables + of_device(optimizer) +
-                         zero1__offload_bytes(optimizer->schedule.offload) +
-                         zero1__device_agreement_bytes(&optimizer->schedule);
+  const uint64_t extra =
+      tables + of_device(optimizer) + zero1__offload_bytes(optimizer->schedule.offload) +
+      zero1__device_agreement_bytes(&optimizer->schedule) + optimizer->saver_bytes;
   known.workspace_bytes += extra;
   known.total_bytes += extra;
   status = zero1__struct_put(memory, memory_bytes, &known, sizeof known);

@@ -76,7 +76,8 @@ static uint64_t look_at(const char *path) {
   for (struct dirent *entry; (entry = readdir(folder));) {
     struct stat is;
     if (entry->d_name[0] != '.' && !fstatat(dirfd(folder), entry->d_name, &is, AT_SYMLINK_NOFOLLOW))
-      sum += 1 + (uint64_t)is.st_size;
+      sum += 1 + (uint64_t)is.st_size + (uint64_t)is.st_mtim.tv_sec * 1000000000u +
+             (uint64_t)is.st_mtim.tv_nsec;
   }
   closedir(folder);
   return sum;
