@@ -46,9 +46,9 @@ static void widen(const void *data, int32_t dtype, int64_t count, float *values)
   }
 }
 
-/* Elements of a parameter, from fp32. trainable: as its update leaves it. */
+/* Elements of a parameter: a frozen one's value, or (state: master) what its update leaves. */
 static void put_param(load_place *place, int64_t param, int64_t begin, int64_t count,
-                      int trainable) {
+                      int32_t state) {
   const zero1_optimizer *optimizer = place->plan->optimizer;
   const zero1__dtype dtype = optimizer->channel->config.param_dtype;
   const size_t each = zero1__dtype_bytes(dtype);
@@ -58,7 +58,7 @@ static void put_param(load_place *place, int64_t param, int64_t begin, int64_t c
     for (int64_t i = 0; i < count; ++i)
       place->params.bf16[i] = zero1__fp32_to_bf16(place->values[i]);
     from = place->params.bf16;
-  } else if (dtype == ZERO1__DTYPE_FP32_AS_BF16 && trainable) {
+  } else if (dtype == ZERO1__DTYPE_FP32_AS_BF16 && state == ZERO1_STATE_MASTER_PARAM) {
     for (int64_t i = 0; i < count; ++i)
       place->params.fp32[i] = zero1__round_to_bf16(place->values[i]);
     from = place->params.fp32;
@@ -73,34 +73,55 @@ static int is_separate(const zero1_optimizer *optimizer, int64_t block) {
   return bucket < optimizer->buffers.offloaded || optimizer->buffers.master_param.device != NULL;
 }
 
-static void put_state(load_place *place, int64_t param, int32_t state, int64_t begin,
-                      int64_t count) {
-  const zero1_optimizer *optimizer = place->plan->optimizer;
-  const int64_t block = block_at(optimizer, param, begin);
+/** Saved elements [begin, begin + count) of a parameter, of `dtype`, not aligned. */
+typedef struct saved_piece {
+  int64_t param, begin, count;
+  const char *data;
+  int32_t dtype;
+} saved_piece;
+
+/* Part by part, as fp32, to `put`. */
+static void convert(load_place *place, const saved_piece *piece, int32_t state,
+                    void (*put_part)(load_place *place, int64_t param, int64_t begin, int64_t count,
+                                     int32_t state)) {
+  for (int64_t at = 0; at < piece->count; at += PIECE_NUMEL) {
+    const int64_t count = piece->count - at < PIECE_NUMEL ? piece->count - at : PIECE_NUMEL;
+    widen(piece->data + (size_t)at * zero1__dtype_bytes(piece->dtype), piece->dtype, count,
+          place->values);
+    put_part(place, piece->param, piece->begin + at, count, state);
+  }
+}
+
+static void put_bytes(const zero1_optimizer *optimizer, int64_t param, int32_t state, int64_t begin,
+                      const void *values, int64_t count) {
   int32_t on_host;
-  float *to = zero1__buffers_state_at(&optimizer->buffers, state, block, &on_host);
-  put(optimizer, to + begin % ZERO1__BLOCK, place->values, (size_t)count * sizeof *to, on_host);
-  if (state == ZERO1_STATE_MASTER_PARAM && is_separate(optimizer, block))
-    put_param(place, param, begin, count, 1);
+  float *to = zero1__buffers_state_at(&optimizer->buffers, state, block_at(optimizer, param, begin),
+                                      &on_host);
+  put(optimizer, to + begin % ZERO1__BLOCK, values, (size_t)count * sizeof *to, on_host);
+}
+
+static void put_state(load_place *place, int64_t param, int64_t begin, int64_t count,
+                      int32_t state) {
+  put_bytes(place->plan->optimizer, param, state, begin, place->values, count);
 }
 
 static zero1_status take_piece(void *context, const zero1__wanted *wanted, int64_t begin,
                                int64_t count, const void *data, zero1__error *error) {
   load_place *place = context;
   const zero1_optimizer *optimizer = place->plan->optimizer;
-  const int32_t dtype =
-      zero1__saved_dtype(wanted->state, place->plan->reader->manifest.param_dtype);
-  const size_t each = zero1__dtype_bytes(dtype);
-  const int64_t param = wanted->tag / 4;
+  const saved_piece piece = {
+      wanted->tag / 4, begin, count, data,
+      zero1__saved_dtype(wanted->state, place->plan->reader->manifest.param_dtype)};
   const int32_t state = (int32_t)(wanted->tag % 4);
-  for (int64_t at = 0; at < count; at += PIECE_NUMEL) {
-    const int64_t numel = count - at < PIECE_NUMEL ? count - at : PIECE_NUMEL;
-    widen((const char *)data + (size_t)at * each, dtype, numel, place->values);
-    if (state == ZERO1_STATE_PARAM)
-      put_param(place, param, begin + at, numel, 0);
-    else
-      put_state(place, param, state, begin + at, numel);
-  }
+  if (state == ZERO1_STATE_PARAM)
+    convert(place, &piece, state, put_param);
+  else if (piece.dtype == ZERO1_DTYPE_FP32) /* as it is: nearly all of a checkpoint */
+    put_bytes(optimizer, piece.param, state, begin, data, count);
+  else
+    convert(place, &piece, state, put_state);
+  if (state == ZERO1_STATE_MASTER_PARAM &&
+      is_separate(optimizer, block_at(optimizer, piece.param, begin)))
+    convert(place, &piece, state, put_param);
   zero1__device *device = optimizer->device;
   return device->is_host ? ZERO1_OK : device->ops->check(device, error);
 }
