@@ -14,6 +14,7 @@
 #include "clock.h"
 #include "optimizer.h"
 #include "save_file.h"
+#include "save_word.h"
 
 /* ---- life ---- */
 
@@ -125,32 +126,11 @@ static void name_of(const zero1__save_work *work, const char *what, int32_t rank
     snprintf(path, room, "%s/%s-%05d", work->path, what, rank);
 }
 
-/* "<status> <text>", the first line of done and outcome. Returns where the rest begins; NULL: it is
- * none. */
-static const char *read_word(const char *text, zero1__error *error) {
-  char *end;
-  const long status = strtol(text, &end, 10);
-  const char *line = strchr(end, '\n');
-  if (!line || *end != ' ') return NULL;
-  zero1__error_clear(error);
-  if (status) zero1__fail(error, (zero1_status)status, "%.*s", (int)(line - end - 1), end + 1);
-  return line + 1;
-}
-
-static zero1_status write_word(const zero1__save_work *work, const char *what, int32_t rank,
-                               const zero1__error *said, const char *more, size_t more_bytes,
-                               zero1__error *error) {
-  char path[4096], word[ZERO1__ERROR_TEXT + 32];
-  name_of(work, what, rank, path, sizeof path);
-  snprintf(word, sizeof word, "%d %s\n", said->status, said->status ? said->text : "");
-  for (char *c = word; *c; ++c)
-    if (*c == '\n' && c[1]) *c = ' ';
-  return zero1__save_file(path, word, strlen(word), more, more_bytes, error);
-}
-
 zero1_status zero1__save_work_done(const zero1__save_work *work, const zero1__error *mine,
                                    const char *part, size_t part_bytes, zero1__error *error) {
-  return write_word(work, "done", work->rank, mine, part, part_bytes, error);
+  char path[4096];
+  name_of(work, "done", work->rank, path, sizeof path);
+  return zero1__word_write(path, mine, part, part_bytes, error);
 }
 
 /* ---- rank 0 ---- */
@@ -160,11 +140,11 @@ static zero1_status await_word(const zero1__save_work *work, const char *what, i
   char path[4096];
   folder_watch watch = {0};
   name_of(work, what, rank, path, sizeof path);
-  while (access(path, F_OK)) {
+  while (!zero1__word_is_there(path)) {
     zero1__error why;
     zero1__error_clear(&why);
     if (!watch_on(work, &watch, missing, &why)) continue;
-    if (!access(path, F_OK)) break; /* who has said it may be gone by now */
+    if (zero1__word_is_there(path)) break; /* who has said it may be gone by now */
     return zero1__fail(error, why.status, "%s", why.text);
   }
   return ZERO1_OK;
@@ -184,16 +164,14 @@ static zero1_status await_parts(const zero1__save_work *work, zero1__error *erro
 static zero1_status take_part(const zero1__save_work *work, int32_t rank, zero1__manifest *manifest,
                               zero1__error *error) {
   char path[4096];
-  char *text = NULL;
-  size_t bytes = 0;
+  char *text;
+  const char *part;
+  size_t bytes;
   zero1__error said;
   name_of(work, "done", rank, path, sizeof path);
-  zero1_status status = zero1__load_file(path, &text, &bytes, error);
+  zero1_status status = zero1__word_read(path, &said, &text, &part, &bytes, error);
   if (status) return status;
-  const char *part = read_word(text, &said);
-  if (!part)
-    status = zero1__fail(error, ZERO1_ERR_CORRUPT, "%.300s: does not begin with a status", path);
-  else if (said.status)
+  if (said.status)
     status = zero1__fail(error, said.status, "rank %d: %.380s", rank, said.text);
   else
     status = zero1__part_read(path, part, bytes - (size_t)(part - text), rank, manifest, error);
@@ -257,11 +235,10 @@ static zero1_status make_checkpoint(const zero1__save_work *work, const zero1__s
 
 /* Where that fails, the others see that the folder is gone, and wait no longer. */
 static void tell_outcome(const zero1__save_work *work, const zero1__error *outcome) {
-  for (int tries = 0; tries < 2; ++tries) {
-    zero1__error unheard;
-    zero1__error_clear(&unheard);
-    if (!write_word(work, "outcome", -1, outcome, NULL, 0, &unheard)) return;
-  }
+  char path[4096];
+  name_of(work, "outcome", -1, path, sizeof path);
+  for (int tries = 0; tries < 2; ++tries)
+    if (!zero1__word_write(path, outcome, NULL, 0, NULL)) return;
   (void)zero1__remove_tree(work->path, NULL);
 }
 
@@ -282,17 +259,14 @@ zero1_status zero1__save_work_commit(const zero1__save_work *work, const zero1__
 zero1_status zero1__save_work_outcome(const zero1__save_work *work, zero1__error *error) {
   char path[4096];
   char *text = NULL;
-  size_t bytes = 0;
+  const char *more;
+  size_t bytes;
   zero1__error said;
   name_of(work, "outcome", -1, path, sizeof path);
   zero1_status status =
       await_word(work, "outcome", -1, "rank 0 has not made a checkpoint of it", error);
-  if (!status) status = zero1__load_file(path, &text, &bytes, error);
-  if (status) return status;
-  if (!read_word(text, &said))
-    status = zero1__fail(error, ZERO1_ERR_CORRUPT, "%.300s: has no status", path);
-  else if (said.status)
-    status = zero1__fail(error, said.status, "%.390s", said.text);
+  if (!status) status = zero1__word_read(path, &said, &text, &more, &bytes, error);
+  if (!status && said.status) status = zero1__fail(error, said.status, "%.390s", said.text);
   free(text);
   return status;
 }

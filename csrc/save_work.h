@@ -7,7 +7,7 @@
  *                                manifest; removed by the rank once it has seen the outcome
  *     outcome                    by rank 0, in the end: data/ was renamed to ROOT/step-..., or why not
  *
- * Every file but those in data/ is made under another name and renamed. The last rank to leave
+ * done and outcome are words (save_word.h). The last rank to leave
  * removes the folder; after a crash the next save does. */
 #ifndef ZERO1__SAVE_WORK_H
 #define ZERO1__SAVE_WORK_H
