@@ -230,6 +230,11 @@ int stat(const char *path, struct stat *is) {
   MAKE(path, is_inside(AT_FDCWD, path), FAULT_LOOKS, PLAIN, SYS_newfstatat, AT_FDCWD, path, is, 0);
 }
 
+int lstat(const char *path, struct stat *is) {
+  MAKE(path, is_inside(AT_FDCWD, path), FAULT_LOOKS, PLAIN, SYS_newfstatat, AT_FDCWD, path, is,
+       AT_SYMLINK_NOFOLLOW);
+}
+
 int fstat(int descriptor, struct stat *is) {
   MAKE("descriptor", knows(descriptor), FAULT_LOOKS, PLAIN, SYS_fstat, descriptor, is);
 }
