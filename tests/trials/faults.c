@@ -184,9 +184,14 @@ int fdatasync(int descriptor) {
   MAKE("descriptor", knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_fdatasync, descriptor);
 }
 
+int futimens(int descriptor, const struct timespec times[2]) {
+  MAKE("descriptor", knows(descriptor), FAULT_CHANGES, PLAIN, SYS_utimensat, descriptor, NULL,
+       times, 0);
+}
+
 int sync_file_range(int descriptor, off64_t begin, off64_t bytes, unsigned flags) {
-  MAKE("descriptor", knows(descriptor), FAULT_CHANGES, PLAIN, SYS_sync_file_range, descriptor,
-       begin, bytes, flags);
+  MAKE("descriptor", knows(descriptor), FAULT_CHANGES, INTERRUPTIBLE, SYS_sync_file_range,
+       descriptor, begin, bytes, flags);
 }
 
 /* ---- names ---- */
@@ -277,6 +282,20 @@ DIR *opendir(const char *path) {
   DIR *const folder = atomic_load(&real)(path);
   if (fault == KILL_AFTER) die();
   if (folder) note(dirfd(folder), about_root);
+  return folder;
+}
+
+/* Of a descriptor that openat has noted. */
+DIR *fdopendir(int descriptor) {
+  static DIR *(*_Atomic real)(int);
+  if (!atomic_load(&real)) atomic_store(&real, (DIR * (*)(int)) of_glibc(__func__));
+  const int fault = enter(__func__, "descriptor", knows(descriptor), FAULT_LOOKS, PLAIN);
+  if (fault > 0) {
+    errno = fault;
+    return NULL;
+  }
+  DIR *const folder = atomic_load(&real)(descriptor);
+  if (fault == KILL_AFTER) die();
   return folder;
 }
 
