@@ -646,6 +646,118 @@ static void two_writers_of_one_root_are_kept_apart(void) {
   folder_end(root);
 }
 
+/* ---- paths ---- */
+
+/* One process: all ranks are in the same folder. */
+static void go_elsewhere_meanwhile(trainer *self, const char *root) {
+  char here[1024];
+  CHECK(getcwd(here, sizeof here) && !chdir(root) && !mkdir("elsewhere", 0777));
+  must(self->optimizer, zero1_checkpoint_save_async(self->optimizer, "made", NULL));
+  CHECK(!chdir("elsewhere"));
+  must(self->optimizer, zero1_checkpoint_wait(self->optimizer));
+  CHECK(!folder_has(".", "made"));
+  must(self->optimizer, zero1_checkpoint_save(self->optimizer, "made", NULL));
+  CHECK(folder_has("made", ".lock")); /* another folder of the same relative path */
+  CHECK(!chdir(here) && folder_has(root, "made/latest") && !folder_has(root, "made/.lock"));
+}
+
+static void a_relative_root_is_that_of_the_call(void) {
+  const trainer_case what = plain();
+  play(1, &what, go_elsewhere_meanwhile);
+}
+
+static void remove_root(trainer *self, const char *root) {
+  char path[300];
+  zero1__error error;
+  path_of(path, sizeof path, root, "made");
+  for (int i = 0; i < 2; ++i) {
+    must(self->optimizer, zero1_checkpoint_save(self->optimizer, path, NULL));
+    CHECK(folder_has(path, ".lock") && folder_has(path, "latest"));
+    CHECK_STATUS(zero1__remove_tree(path, &error), ZERO1_OK);
+  }
+}
+
+static void a_root_that_is_made_anew_is_locked_anew(void) {
+  const trainer_case what = plain();
+  play(1, &what, remove_root);
+}
+
+static void load_each_way(trainer *self, const char *root) {
+  static const char *const ways[] = {"",         "/",        "//",
+                                     "/latest",  "/latest/", "/step-000000000002",
+                                     "/linked/", "/linked",  "/step-000000000002//"};
+  char path[400];
+  must(self->optimizer, zero1_checkpoint_save(self->optimizer, root, NULL));
+  path_of(path, sizeof path, root, "linked");
+  CHECK(self->rank || !symlink("step-000000000002", path));
+  check_meet();
+  for (size_t i = 0; i < sizeof ways / sizeof *ways; ++i) {
+    snprintf(path, sizeof path, "%s%s", root, ways[i]);
+    must(self->optimizer, zero1_checkpoint_load(self->optimizer, path, NULL));
+  }
+}
+
+static void every_path_to_a_checkpoint_loads_it(void) {
+  const trainer_case what = plain();
+  play(2, &what, load_each_way);
+}
+
+static void load_by_link(trainer *self, const char *root) {
+  char path[300], latest[300], whole[340];
+  path_of(path, sizeof path, root, "made");
+  must(self->optimizer, zero1_checkpoint_save(self->optimizer, path, NULL));
+  path_of(latest, sizeof latest, root, "latest");
+  for (int i = 0; i < 2; ++i) { /* in another folder below, and by a whole path */
+    path_of(whole, sizeof whole, path, "step-000000000002");
+    check_meet();
+    if (!self->rank) (void)unlink(latest);
+    CHECK(self->rank || !symlink(i ? whole : "made/step-000000000002", latest));
+    check_meet();
+    must(self->optimizer, zero1_checkpoint_load(self->optimizer, root, NULL));
+  }
+}
+
+static void latest_may_lead_out_of_its_root(void) {
+  const trainer_case what = plain();
+  play(2, &what, load_by_link);
+}
+
+/* ---- a load while a save is under way ---- */
+
+/* Large enough that the writer is in the middle of the frozen one when the load comes to it. */
+static const trainer_param mostly_frozen[] = {{300, 0, 0}, {16 << 20, 0, ZERO1_PARAM_FROZEN}};
+
+static void fill_frozen(trainer *self, float value) {
+  float *const frozen = trainer_begin_param(self, 1);
+  for (int64_t e = 0; e < self->what->params[1].numel; ++e) frozen[e] = value;
+  trainer_end_param(self, 1, frozen);
+  must(self->optimizer, zero1_optimizer_params_changed(self->optimizer));
+}
+
+static void load_over_a_save(trainer *self, const char *root) {
+  char first[300], second[300];
+  int64_t wrong = 0;
+  path_of(first, sizeof first, root, "first");
+  path_of(second, sizeof second, root, "second");
+  fill_frozen(self, 1);
+  must(self->optimizer, zero1_checkpoint_save(self->optimizer, first, NULL));
+  fill_frozen(self, 2);
+  must(self->optimizer, zero1_checkpoint_save_async(self->optimizer, second, NULL));
+  must(self->optimizer, zero1_checkpoint_load(self->optimizer, first, NULL));
+  must(self->optimizer, zero1_checkpoint_wait(self->optimizer));
+  must(self->optimizer, zero1_checkpoint_load(self->optimizer, second, NULL));
+  const float *const frozen = trainer_read_param(self, 1, NULL);
+  for (int64_t e = 0; e < self->what->params[1].numel; ++e) wrong += frozen[e] != 2;
+  CHECK_EQ(wrong, 0);
+}
+
+static void a_load_waits_until_frozen_parameters_are_written(void) {
+  trainer_case what = plain();
+  what.params = mostly_frozen;
+  what.param_count = 2;
+  play(1, &what, load_over_a_save);
+}
+
 int main(void) {
   RUN(wrong_calls_name_what_is_wrong_and_leave_nothing);
   RUN(gradients_on_their_way_are_refused);
@@ -660,5 +772,10 @@ int main(void) {
   RUN(the_mean_over_ranks_stays);
   RUN(a_load_that_fails_on_its_way_allows_no_step);
   RUN(two_writers_of_one_root_are_kept_apart);
+  RUN(a_relative_root_is_that_of_the_call);
+  RUN(a_root_that_is_made_anew_is_locked_anew);
+  RUN(every_path_to_a_checkpoint_loads_it);
+  RUN(latest_may_lead_out_of_its_root);
+  RUN(a_load_waits_until_frozen_parameters_are_written);
   return check_summary();
 }
