@@ -253,6 +253,8 @@ static void remove_old(const zero1__save_work *work, const zero1__save_commit *c
   zero1__error unheard;
   zero1__error_clear(&unheard);
   if (zero1__root_list(work->root, &steps, &count, &unheard)) return;
+  /* Later steps are those of a run that went back to an earlier checkpoint: they are not older. */
+  while (count && steps[count - 1] > commit->manifest->count) --count;
   uint8_t *goes = calloc((size_t)count + 1, 1);
   if (goes) zero1__root_choose(steps, count, commit->keep_last, commit->keep_every, goes);
   for (int64_t i = 0; i < count && goes; ++i)

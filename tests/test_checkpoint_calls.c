@@ -279,6 +279,37 @@ static void old_checkpoints_go_as_it_was_asked(void) {
   play(2, &what, save_many);
 }
 
+static void go_back(trainer *self, const char *root) {
+  zero1_save_options options;
+  zero1_info info;
+  char path[300];
+  CHECK_STATUS(zero1_save_options_init(&options, sizeof options), ZERO1_OK);
+  for (int32_t step = 2; step < 6; ++step) { /* 2, 3, 4, 5 */
+    must(self->optimizer, zero1_checkpoint_save(self->optimizer, root, NULL));
+    trainer_step(self, step, &info);
+  }
+  path_of(path, sizeof path, root, "step-000000000002");
+  must(self->optimizer, zero1_checkpoint_load(self->optimizer, path, NULL));
+  trainer_step(self, 2, &info);
+  options.keep_last = 2;
+  must(self->optimizer, zero1_checkpoint_save(self->optimizer, root, &options));
+  check_meet();
+  /* 3 is the newest, and 2 the one before it. 4 and 5 belong to what was given up. */
+  for (int32_t step = 2; step < 6; ++step) {
+    char name[ZERO1__STEP_NAME_BYTES];
+    zero1__step_name(step, name);
+    CHECK(folder_has(root, name));
+  }
+  CHECK_STATUS(zero1_checkpoint_latest(root, path, sizeof path, NULL, 0), ZERO1_OK);
+  CHECK(strstr(path, "step-000000000003") != NULL);
+  check_meet();
+}
+
+static void later_steps_do_not_count_as_older(void) {
+  const trainer_case what = plain();
+  play(2, &what, go_back);
+}
+
 static void save_twice(trainer *self, const char *root) {
   char path[300];
   zero1_checkpoint *checkpoint;
@@ -788,6 +819,7 @@ int main(void) {
   RUN(a_disk_that_takes_no_more_leaves_the_checkpoint_before);
   RUN(metadata_and_hyper_parameters_come_back);
   RUN(old_checkpoints_go_as_it_was_asked);
+  RUN(later_steps_do_not_count_as_older);
   RUN(the_same_step_takes_the_place_of_the_first);
   RUN(another_models_checkpoint_is_refused_with_both_shapes);
   RUN(weights_alone_are_loaded_into_any_data_type);

@@ -51,7 +51,8 @@ typedef struct zero1_save_options {
 
   /** After a save that has succeeded, older checkpoints of ROOT are removed but the newest
    *  keep_last, this one included, and those whose step is a multiple of keep_every. keep_last 0
-   *  (default): all are kept. keep_every 0 (default): none for that. */
+   *  (default): all are kept. keep_every 0 (default): none for that. Checkpoints of later steps,
+   *  which a run leaves that goes back, stay. */
   int64_t keep_last, keep_every;
 
   const zero1_pair *metadata; /* [metadata_count] of the run, the same on every rank; copied */
