@@ -19,9 +19,9 @@ zero1_status zero1_load_options_init(zero1_load_options *options, size_t options
 
 /** What rank 0 has found; every rank takes it from its own view of the folder. */
 typedef struct found {
-  char name[ZERO1__STEP_NAME_BYTES]; /* within the root; empty: dir itself */
-  uint64_t manifest;                 /* 0: not read yet */
-  uint64_t options;                  /* a hash */
+  char name[1024];   /* within the root, or a whole path; empty: dir itself */
+  uint64_t manifest; /* 0: not read yet */
+  uint64_t options;  /* a hash */
 } found;
 
 /* Rank 0 alone follows `latest`, which another job may be moving. */
@@ -34,10 +34,15 @@ static zero1_status find(zero1_optimizer *optimizer, const char *dir, char *path
   if (strlen(dir) > 3000) return zero1__fail(error, ZERO1_ERR_INVALID, "dir is too long a path");
   if (optimizer->comm->rank) return ZERO1_OK;
   const zero1_status status = zero1__root_resolve(dir, path, bytes, error);
-  if (status || !strcmp(path, dir)) return status;
-  const char *name = strrchr(path, '/');
-  name = name ? name + 1 : path;
-  memcpy(mine->name, name, strnlen(name, sizeof mine->name - 1));
+  if (status) return status;
+  size_t same = strlen(dir); /* path begins with it, but for slashes at its end */
+  while (same && dir[same - 1] == '/') --same;
+  const int within = !strncmp(path, dir, same) && (path[same] == '/' || !path[same]);
+  const char *name = within ? path + same : path; /* `latest` may lead out of the root */
+  while (within && *name == '/') ++name;
+  if (strlen(name) >= sizeof mine->name)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "%.200s leads to too long a path", dir);
+  memcpy(mine->name, name, strlen(name));
   return ZERO1_OK;
 }
 
@@ -77,7 +82,10 @@ static zero1_status open_reader(zero1_optimizer *optimizer, const char *dir,
   status = zero1__optimizer_agree(optimizer, status);
   if (!status) status = gather_found(optimizer, &mine);
   if (status) return status;
-  snprintf(path, sizeof path, "%s%s%s", dir, *mine.name ? "/" : "", mine.name);
+  if (*mine.name == '/')
+    memcpy(path, mine.name, sizeof mine.name);
+  else
+    snprintf(path, sizeof path, "%s%s%s", dir, *mine.name ? "/" : "", mine.name);
   status = zero1__optimizer_agree(optimizer, zero1__reader_begin(reader, path, &optimizer->error));
   mine.manifest = reader->manifest.xxh3 | 1;
   return status ? status : gather_found(optimizer, &mine);

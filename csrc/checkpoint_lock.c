@@ -237,6 +237,12 @@ zero1_status zero1__root_lock_take(const char *root, zero1__root_lock **lock, ze
   return status;
 }
 
+int zero1__root_lock_holds(const zero1__root_lock *lock, const char *root) {
+  struct stat info;
+  return lock && lock->pid == getpid() && !stat(root, &info) && info.st_dev == lock->device &&
+         info.st_ino == lock->inode && is_the_file(lock);
+}
+
 void zero1__root_unlock(zero1__root_lock *lock) {
   if (!lock) return;
   pthread_mutex_lock(&held_mutex);

@@ -23,8 +23,7 @@ struct zero1__saver {
   zero1_save_report report;
   int32_t has_report;
   /* rank 0 */
-  zero1__root_lock *lock;
-  char *locked; /* root */
+  zero1__root_lock *lock; /* of the root of the last save, or NULL */
 };
 
 zero1_status zero1_save_options_init(zero1_save_options *options, size_t options_bytes) {
@@ -54,9 +53,7 @@ static void join(zero1_optimizer *optimizer) {
 
 static void unlock(zero1__saver *saver) {
   zero1__root_unlock(saver->lock);
-  free(saver->locked);
   saver->lock = NULL;
-  saver->locked = NULL;
 }
 
 static void end_saver(zero1_optimizer *optimizer) {
@@ -208,18 +205,14 @@ static zero1_status prepare(zero1_optimizer *optimizer, const char *root,
   return zero1__save_job_begin(*job, optimizer, options, &optimizer->error);
 }
 
-/* Rank 0: the root is there, and nobody else's. */
+/* Rank 0: the root is there, and nobody else's. Its folder counts, not its path: that may have been
+ * removed and made anew since the last save, or be relative and mean another one. */
 static zero1_status open_root(zero1_optimizer *optimizer, const char *root, int32_t no_lock) {
   zero1__saver *saver = optimizer->saver;
-  zero1_status status = zero1__make_folder(root, 1, &optimizer->error);
-  if (status || no_lock || (saver->locked && !strcmp(saver->locked, root))) return status;
+  const zero1_status status = zero1__make_folder(root, 1, &optimizer->error);
+  if (status || no_lock || zero1__root_lock_holds(saver->lock, root)) return status;
   unlock(saver);
-  saver->locked = strdup(root);
-  if (!saver->locked)
-    return zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for a path");
-  status = zero1__root_lock_take(root, &saver->lock, &optimizer->error);
-  if (status) unlock(saver);
-  return status;
+  return zero1__root_lock_take(root, &saver->lock, &optimizer->error);
 }
 
 static zero1_status open_work(zero1_optimizer *optimizer, const char *root,
@@ -265,8 +258,8 @@ static void launch(zero1_optimizer *optimizer, zero1__save_job *job) {
   zero1__hold *hold = &saver->hold;
   saver->job = job;
   zero1__hold_reset(hold);
-  for (int32_t group = 0; group < hold->group_count && !job->copies; ++group) {
-    const int64_t bucket = zero1__hold_group_begin(hold, group);
+  for (int32_t group = 0; group <= hold->group_count && !job->copies; ++group) {
+    const int64_t bucket = group < hold->group_count ? zero1__hold_group_begin(hold, group) : -1;
     device->ops->host_call(device, saver->stream, write_task, job, &bucket, sizeof bucket);
     device->ops->event_record(device, hold->let_go[group], saver->stream);
   }

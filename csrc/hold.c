@@ -12,7 +12,7 @@ zero1_status zero1__hold_begin(zero1__hold *hold, zero1__device *device, int64_t
   hold->bucket_count = bucket_count;
   hold->group_count =
       (int32_t)(bucket_count < ZERO1__HOLD_GROUPS ? bucket_count : ZERO1__HOLD_GROUPS);
-  return zero1__events_create(device, hold->group_count, &hold->let_go, error);
+  return zero1__events_create(device, hold->group_count + 1, &hold->let_go, error);
 }
 
 void zero1__hold_end(zero1__hold *hold) {
@@ -68,8 +68,7 @@ void zero1__hold_wait(zero1__hold *hold, zero1__stream *stream, int64_t bucket) 
 }
 
 void zero1__hold_sync(zero1__hold *hold) {
-  if (hold && hold->group_count)
-    hold->device->ops->event_sync(hold->device, hold->let_go[hold->group_count - 1]);
+  if (hold) hold->device->ops->event_sync(hold->device, hold->let_go[hold->group_count]);
 }
 
 void zero1__hold_wait_all(zero1__hold *hold, zero1__stream *stream) {

@@ -2,7 +2,8 @@
  * updates wait, bucket by bucket, for a stream that lets go of them from the last bucket to the
  * first, which is the order of updates.
  *
- * Buckets are let go in groups, so that their number does not matter. */
+ * Buckets are let go in groups, so that their number does not matter; what belongs to no bucket
+ * (frozen parameters) comes last. */
 #ifndef ZERO1__HOLD_H
 #define ZERO1__HOLD_H
 
@@ -18,7 +19,7 @@ typedef struct zero1__hold {
   zero1__device *device; /* borrowed */
   int64_t bucket_count;
   int32_t group_count;     /* group 0 is the last buckets */
-  zero1__event **let_go;   /* [group_count] recorded in the writer's stream */
+  zero1__event **let_go;   /* [group_count, and one for the rest] recorded in the writer's stream */
   _Atomic int64_t host_ns; /* that updates waited, where the host is the device */
   int64_t device_ns;       /* where it is not: by its times */
 } zero1__hold;
@@ -38,8 +39,11 @@ int64_t zero1__hold_group_begin(const zero1__hold *hold, int32_t group);
  *  where the stream is being captured into a graph. */
 void zero1__hold_wait(zero1__hold *hold, zero1__stream *stream, int64_t bucket);
 
-/** The same of all buckets, for the calling thread, and for a stream. NULL: nothing. */
+/** The calling thread waits until all of the state was let go, frozen parameters included. NULL:
+ *  nothing. */
 void zero1__hold_sync(zero1__hold *hold);
+
+/** What `stream` does from now on comes after all buckets were let go. NULL: nothing. */
 void zero1__hold_wait_all(zero1__hold *hold, zero1__stream *stream);
 
 /** How long updates have waited so far, in nanoseconds. */

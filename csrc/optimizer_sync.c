@@ -126,9 +126,10 @@ static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
 
 zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t root) {
   zero1_status status = zero1__optimizer_begin_collective(optimizer, "sync_params");
-  if (!status) status = agree_root(optimizer, root);
   if (status) return status;
-  zero1__hold_sync(optimizer->schedule.hold);
+  zero1__hold_sync(optimizer->schedule.hold); /* before all agree: a peer may write what we share */
+  status = agree_root(optimizer, root);
+  if (status) return status;
   status = optimizer->channel->ops->broadcast(optimizer->channel, root, &optimizer->error);
   if (!status) zero1__optimizer_set_masters(optimizer, 0);
   optimizer->has_masters |= !status;
@@ -138,9 +139,10 @@ zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t roo
 
 zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer) {
   zero1_status status = zero1__optimizer_begin_collective(optimizer, "params_changed");
-  if (!status) status = agree_idle(optimizer); /* whoever writes shared parameters has written */
   if (status) return status;
   zero1__hold_sync(optimizer->schedule.hold);
+  status = agree_idle(optimizer); /* whoever writes shared parameters has written */
+  if (status) return status;
   zero1__optimizer_set_masters(optimizer, 1);
   optimizer->has_masters = 1;
   status = round_params(optimizer);

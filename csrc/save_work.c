@@ -16,26 +16,44 @@
 #include "save_file.h"
 #include "save_word.h"
 
+#define ROOT_BYTES 3200 /* so that what is in it has paths below 4096 */
+
 /* ---- life ---- */
+
+/* The writer's thread finds it there too when the process has gone to another folder meanwhile.
+ * *path is the caller's to free. */
+static zero1_status make_absolute(const char *root, char **path, zero1__error *error) {
+  char *const folder = *root == '/' ? strdup("") : getcwd(NULL, 0);
+  if (!folder) return zero1__fail_io(error, root, "asking which folder it is in", errno);
+  const size_t room = strlen(folder) + strlen(root) + 2;
+  *path = malloc(room);
+  if (*path) snprintf(*path, room, "%s%s%s", folder, *root == '/' ? "" : "/", root);
+  free(folder);
+  if (!*path) return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a path");
+  if (room > ROOT_BYTES)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "root is too long a path: %zu bytes", room - 1);
+  return ZERO1_OK;
+}
 
 zero1_status zero1__save_work_begin(zero1__save_work *work, const char *root, uint64_t token,
                                     zero1_optimizer *optimizer, zero1__error *error) {
-  const size_t room = strlen(root) + 64;
   memset(work, 0, sizeof *work);
   work->rank = optimizer->comm->rank;
   work->world_size = optimizer->comm->world_size;
   work->lane = optimizer->lane;
   work->channel = optimizer->channel;
   work->timeout_seconds = optimizer->settings.config.timeout_seconds;
-  work->root = strdup(root);
+  zero1_status status = make_absolute(root, &work->root, error);
+  if (status) return status;
+  const size_t room = strlen(work->root) + 64;
   work->path = malloc(room);
   work->folder = malloc(room);
-  if (!work->root || !work->path || !work->folder)
+  if (!work->path || !work->folder)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a path");
-  snprintf(work->path, room, "%s/.save-%016llx", root, (unsigned long long)token);
+  snprintf(work->path, room, "%s/.save-%016llx", work->root, (unsigned long long)token);
   snprintf(work->folder, room, "%s/data", work->path);
   if (work->rank) return ZERO1_OK;
-  zero1_status status = zero1__make_folder(work->path, 0, error);
+  status = zero1__make_folder(work->path, 0, error);
   return status ? status : zero1__make_folder(work->folder, 0, error);
 }
 
@@ -213,6 +231,8 @@ static void remove_old(const zero1__save_work *work, const zero1__save_commit *c
   zero1__error unheard;
   zero1__error_clear(&unheard);
   if (zero1__root_list(work->root, &steps, &count, &unheard)) return;
+  /* Later steps are those of a run that went back to an earlier checkpoint: they are not older. */
+  while (count && steps[count - 1] > commit->manifest->count) --count;
   uint8_t *goes = calloc((size_t)count + 1, 1);
   if (goes) zero1__root_choose(steps, count, commit->keep_last, commit->keep_every, goes);
   for (int64_t i = 0; i < count && goes; ++i)

@@ -279,6 +279,37 @@ static void old_checkpoints_go_as_it_was_asked(void) {
   play(2, &what, save_many);
 }
 
+static void go_back(trainer *self, const char *root) {
+  zero1_save_options options;
+  zero1_info info;
+  char path[300];
+  CHECK_STATUS(zero1_save_options_init(&options, sizeof options), ZERO1_OK);
+  for (int32_t step = 2; step < 6; ++step) { /* 2, 3, 4, 5 */
+    must(self->optimizer, zero1_checkpoint_save(self->optimizer, root, NULL));
+    trainer_step(self, step, &info);
+  }
+  path_of(path, sizeof path, root, "step-000000000002");
+  must(self->optimizer, zero1_checkpoint_load(self->optimizer, path, NULL));
+  trainer_step(self, 2, &info);
+  options.keep_last = 2;
+  must(self->optimizer, zero1_checkpoint_save(self->optimizer, root, &options));
+  check_meet();
+  /* 3 is the newest, and 2 the one before it. 4 and 5 belong to what was given up. */
+  for (int32_t step = 2; step < 6; ++step) {
+    char name[ZERO1__STEP_NAME_BYTES];
+    zero1__step_name(step, name);
+    CHECK(folder_has(root, name));
+  }
+  CHECK_STATUS(zero1_checkpoint_latest(root, path, sizeof path, NULL, 0), ZERO1_OK);
+  CHECK(strstr(path, "step-000000000003") != NULL);
+  check_meet();
+}
+
+static void later_steps_do_not_count_as_older(void) {
+  const trainer_case what = plain();
+  play(2, &what, go_back);
+}
+
 static void save_twice(trainer *self, const char *root) {
   char path[300];
   zero1_checkpoint *checkpoint;
@@ -646,6 +677,141 @@ static void two_writers_of_one_root_are_kept_apart(void) {
   folder_end(root);
 }
 
+/* ---- paths ---- */
+
+/* One process: all ranks are in the same folder. */
+static void go_elsewhere_meanwhile(trainer *self, const char *root) {
+  char here[1024];
+  CHECK(getcwd(here, sizeof here) && !chdir(root) && !mkdir("elsewhere", 0777));
+  must(self->optimizer, zero1_checkpoint_save_async(self->optimizer, "made", NULL));
+  CHECK(!chdir("elsewhere"));
+  must(self->optimizer, zero1_checkpoint_wait(self->optimizer));
+  CHECK(!folder_has(".", "made"));
+  must(self->optimizer, zero1_checkpoint_save(self->optimizer, "made", NULL));
+  CHECK(folder_has("made", ".lock")); /* another folder of the same relative path */
+  CHECK(!chdir(here) && folder_has(root, "made/latest") && !folder_has(root, "made/.lock"));
+}
+
+static void a_relative_root_is_that_of_the_call(void) {
+  const trainer_case what = plain();
+  play(1, &what, go_elsewhere_meanwhile);
+}
+
+static void remove_root(trainer *self, const char *root) {
+  char path[300];
+  zero1__error error;
+  path_of(path, sizeof path, root, "made");
+  for (int i = 0; i < 2; ++i) {
+    must(self->optimizer, zero1_checkpoint_save(self->optimizer, path, NULL));
+    CHECK(folder_has(path, ".lock") && folder_has(path, "latest"));
+    CHECK_STATUS(zero1__remove_tree(path, &error), ZERO1_OK);
+  }
+}
+
+static void a_root_that_is_made_anew_is_locked_anew(void) {
+  const trainer_case what = plain();
+  play(1, &what, remove_root);
+}
+
+static void load_each_way(trainer *self, const char *root) {
+  static const char *const ways[] = {"",         "/",        "//",
+                                     "/latest",  "/latest/", "/step-000000000002",
+                                     "/linked/", "/linked",  "/step-000000000002//"};
+  char path[400];
+  must(self->optimizer, zero1_checkpoint_save(self->optimizer, root, NULL));
+  path_of(path, sizeof path, root, "linked");
+  CHECK(self->rank || !symlink("step-000000000002", path));
+  check_meet();
+  for (size_t i = 0; i < sizeof ways / sizeof *ways; ++i) {
+    snprintf(path, sizeof path, "%s%s", root, ways[i]);
+    must(self->optimizer, zero1_checkpoint_load(self->optimizer, path, NULL));
+  }
+}
+
+static void every_path_to_a_checkpoint_loads_it(void) {
+  const trainer_case what = plain();
+  play(2, &what, load_each_way);
+}
+
+static void load_by_link(trainer *self, const char *root) {
+  char path[300], latest[300], whole[340];
+  path_of(path, sizeof path, root, "made");
+  must(self->optimizer, zero1_checkpoint_save(self->optimizer, path, NULL));
+  path_of(latest, sizeof latest, root, "latest");
+  for (int i = 0; i < 2; ++i) { /* in another folder below, and by a whole path */
+    path_of(whole, sizeof whole, path, "step-000000000002");
+    check_meet();
+    if (!self->rank) (void)unlink(latest);
+    CHECK(self->rank || !symlink(i ? whole : "made/step-000000000002", latest));
+    check_meet();
+    must(self->optimizer, zero1_checkpoint_load(self->optimizer, root, NULL));
+  }
+}
+
+static void latest_may_lead_out_of_its_root(void) {
+  const trainer_case what = plain();
+  play(2, &what, load_by_link);
+}
+
+/* ---- a load while a save is under way ---- */
+
+enum { LARGE = 16 << 20, SMALL = 1000 };
+
+/* [count] of specs, the last one SMALL. */
+static zero1_optimizer *create_frozen(zero1_comm *comm, const zero1_param_spec *specs,
+                                      int64_t count) {
+  zero1_config config;
+  zero1_optimizer *optimizer;
+  CHECK_STATUS(zero1_config_init(&config, sizeof config), ZERO1_OK);
+  config.threads = 1;
+  CHECK_STATUS(zero1_optimizer_create(comm, &config, specs, sizeof *specs, count, &optimizer),
+               ZERO1_OK);
+  return optimizer;
+}
+
+static float *fill_small(zero1_optimizer *optimizer, float value) {
+  void *small;
+  must(optimizer,
+       zero1_optimizer_param(optimizer, zero1_optimizer_param_count(optimizer) - 1, &small));
+  for (int64_t e = 0; e < SMALL; ++e) ((float *)small)[e] = value;
+  must(optimizer, zero1_optimizer_sync_params(optimizer, 0));
+  return small;
+}
+
+/* The writer has much to do before it comes to the small one; the load has that one alone. */
+static void load_over_a_save(int32_t rank, zero1_comm *comm, void *arg) {
+  const int64_t large = LARGE, small = SMALL;
+  const zero1_param_spec specs[] = {{"large", &large, 1, 0, ZERO1_PARAM_FROZEN, 0},
+                                    {"small", &small, 1, 0, ZERO1_PARAM_FROZEN, 0}};
+  char first[300], second[300];
+  zero1_load_options options;
+  (void)rank;
+  path_of(first, sizeof first, (const char *)arg, "first");
+  path_of(second, sizeof second, (const char *)arg, "second");
+  zero1_optimizer *optimizer = create_frozen(comm, &specs[1], 1);
+  (void)fill_small(optimizer, 1);
+  must(optimizer, zero1_checkpoint_save(optimizer, first, NULL));
+  zero1_optimizer_destroy(&optimizer);
+  optimizer = create_frozen(comm, specs, 2);
+  const float *const frozen = fill_small(optimizer, 2);
+  must(optimizer, zero1_checkpoint_save_async(optimizer, second, NULL));
+  CHECK_STATUS(zero1_load_options_init(&options, sizeof options), ZERO1_OK);
+  options.allow_missing = "large";
+  must(optimizer, zero1_checkpoint_load(optimizer, first, &options));
+  CHECK(frozen[0] == 1 && frozen[SMALL - 1] == 1);
+  must(optimizer, zero1_checkpoint_wait(optimizer));
+  must(optimizer, zero1_checkpoint_load(optimizer, second, NULL));
+  CHECK(frozen[0] == 2 && frozen[SMALL - 1] == 2); /* as they were at the call */
+  zero1_optimizer_destroy(&optimizer);
+}
+
+static void a_load_waits_until_frozen_parameters_are_written(void) {
+  char root[256];
+  folder_begin(root, sizeof root);
+  check_threads(1, NULL, load_over_a_save, root);
+  folder_end(root);
+}
+
 int main(void) {
   RUN(wrong_calls_name_what_is_wrong_and_leave_nothing);
   RUN(gradients_on_their_way_are_refused);
@@ -653,6 +819,7 @@ int main(void) {
   RUN(a_disk_that_takes_no_more_leaves_the_checkpoint_before);
   RUN(metadata_and_hyper_parameters_come_back);
   RUN(old_checkpoints_go_as_it_was_asked);
+  RUN(later_steps_do_not_count_as_older);
   RUN(the_same_step_takes_the_place_of_the_first);
   RUN(another_models_checkpoint_is_refused_with_both_shapes);
   RUN(weights_alone_are_loaded_into_any_data_type);
@@ -660,5 +827,10 @@ int main(void) {
   RUN(the_mean_over_ranks_stays);
   RUN(a_load_that_fails_on_its_way_allows_no_step);
   RUN(two_writers_of_one_root_are_kept_apart);
+  RUN(a_relative_root_is_that_of_the_call);
+  RUN(a_root_that_is_made_anew_is_locked_anew);
+  RUN(every_path_to_a_checkpoint_loads_it);
+  RUN(latest_may_lead_out_of_its_root);
+  RUN(a_load_waits_until_frozen_parameters_are_written);
   return check_summary();
 }

@@ -34,8 +34,8 @@ typedef struct zero1_pair {
 /** How zero1_checkpoint_save_async comes by the state at the call while training goes on. */
 enum {
   /** It is written from where it is: the next update waits for the writer, bucket by bucket. Takes
-   *  no memory in proportion to the state. Until it has ended the caller writes no frozen parameter
-   *  and no residual; sync_params, params_changed and load wait for it. */
+   *  no memory in proportion to the state. Until it has ended the caller writes no parameter and no
+   *  residual by itself; sync_params, params_changed and load wait until all is written. */
   ZERO1_SAVE_PINNED = 0,
   /** It is first copied to memory of the host, as much as the rank's files hold, and no update
    *  waits. */
@@ -51,7 +51,8 @@ typedef struct zero1_save_options {
 
   /** After a save that has succeeded, older checkpoints of ROOT are removed but the newest
    *  keep_last, this one included, and those whose step is a multiple of keep_every. keep_last 0
-   *  (default): all are kept. keep_every 0 (default): none for that. */
+   *  (default): all are kept. keep_every 0 (default): none for that. Checkpoints of later steps,
+   *  which a run leaves that goes back, stay. */
   int64_t keep_last, keep_every;
 
   const zero1_pair *metadata; /* [metadata_count] of the run, the same on every rank; copied */
@@ -67,7 +68,8 @@ ZERO1_API zero1_status zero1_save_options_init(zero1_save_options *options, size
  *  the same step is replaced, at once.
  *  Collective; between steps. The optimizer's state, count and hyper-parameters, those set since the
  *  last step included, are those of the call.
- *  [in] root     a folder, made where its parent is there
+ *  [in] root     a folder, made where its parent is there; a relative path is that of the call,
+ *                wherever the process goes later
  *  [in] options  or NULL for the defaults
  *  On failure nothing has changed but for leftovers: the checkpoints before it stand, and `latest`.
  *  ZERO1_ERR_IO: names the file and says why: the disk is full, a permission is missing, root is a
