@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "command.h"
-#include "json_text.h"
 #include "progress.h"
 #include "safetensors.h"
 #include "table.h"
