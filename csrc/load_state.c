@@ -5,7 +5,6 @@
 
 #include "residual.h"
 #include "rules.h"
-#include "safetensors.h"
 
 /* Elements that are converted at once. */
 #define PIECE_NUMEL 16384
@@ -110,9 +109,9 @@ static zero1_status take_piece(void *context, const zero1__wanted *wanted, int64
   load_place *place = context;
   const zero1_optimizer *optimizer = place->plan->optimizer;
   const saved_piece piece = {
-      wanted->tag / 4, begin, count, data,
+      zero1__load_tag_param(wanted->tag), begin, count, data,
       zero1__saved_dtype(wanted->state, place->plan->reader->manifest.param_dtype)};
-  const int32_t state = (int32_t)(wanted->tag % 4);
+  const int32_t state = zero1__load_tag_state(wanted->tag);
   if (state == ZERO1_STATE_PARAM)
     convert(place, &piece, state, put_param);
   else if (piece.dtype == ZERO1_DTYPE_FP32) /* as it is: nearly all of a checkpoint */

@@ -111,8 +111,9 @@ zero1_status zero1__safetensors_finish(zero1__safetensors *header, zero1__error 
 }
 
 const char *zero1__state_name(int32_t state) {
-  static const char *const names[] = {"param", "master_param", "exp_avg", "exp_avg_sq", "residual"};
-  return state >= 0 && state <= ZERO1_STATE_RESIDUAL ? names[state] : "unknown";
+  static const char *const names[ZERO1__STATE_COUNT] = {"param", "master_param", "exp_avg",
+                                                        "exp_avg_sq", "residual"};
+  return state >= 0 && state < ZERO1__STATE_COUNT ? names[state] : "unknown";
 }
 
 int zero1__safetensors_name(const char *param, int32_t state, int64_t begin, int64_t end,

@@ -11,7 +11,7 @@
 #include "error.h"
 #include "manifest.h"
 
-/** A header stays below: the next tensor goes into another file. */
+/** A header that has as many takes no more tensors: the next one goes into another file. */
 #define ZERO1__HEADER_BYTES ((size_t)32 << 20)
 
 /** Grows tensor by tensor, in the order of the data. */
@@ -43,11 +43,6 @@ int zero1__safetensors_name(const char *param, int32_t state, int64_t begin, int
 
 /** "param" for ZERO1_STATE_PARAM and so on. */
 const char *zero1__state_name(int32_t state);
-
-/** Data type of a saved range. */
-static inline int32_t zero1__saved_dtype(int32_t state, int32_t param_dtype) {
-  return state == ZERO1_STATE_PARAM ? param_dtype : ZERO1_DTYPE_FP32;
-}
 
 /** Checks that the header of a file, [bytes] from its begin (any bytes, maybe not all of the
  *  header), names exactly the ranges that the manifest has for file `file`, where it has them.

@@ -67,7 +67,8 @@ static zero1_status check_range(checking *at, const json_t *root, const zero1__s
   const char *dtype;
   json_int_t size, begin, end;
   const int32_t saved = zero1__saved_dtype(range->state, at->manifest->param_dtype);
-  const int64_t bytes = (range->end - range->begin) * (int64_t)zero1__dtype_bytes(saved);
+  const int64_t bytes = (range->end - range->begin) *
+                        zero1__saved_element_bytes(range->state, at->manifest->param_dtype);
   const int64_t data_offset = range->offset - at->data_begin;
   const zero1_status status = make_name(at, range);
   if (status) return status;

@@ -4,11 +4,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "dtype.h"
-
 size_t zero1__saved_each(const zero1_optimizer *optimizer, int32_t state) {
-  return state == ZERO1_STATE_PARAM ? zero1__dtype_bytes(optimizer->settings.config.param_dtype)
-                                    : sizeof(float);
+  return (size_t)zero1__saved_element_bytes(state, optimizer->settings.config.param_dtype);
 }
 
 /* ---- the order ---- */
