@@ -11,6 +11,17 @@
 #include "error.h"
 #include "manifest.h"
 
+#define ZERO1__HEADER_LENGTH_BYTES 8
+#define ZERO1__HEADER_METADATA "__metadata__" /* no tensor has this name */
+
+/** Bytes of the JSON, of what a file begins with: [ZERO1__HEADER_LENGTH_BYTES]. */
+static inline uint64_t zero1__header_length(const void *begin) {
+  const unsigned char *const bytes = (const unsigned char *)begin;
+  uint64_t length = 0;
+  for (int i = ZERO1__HEADER_LENGTH_BYTES; i-- > 0;) length = length << 8 | bytes[i];
+  return length;
+}
+
 /** A header that has as many takes no more tensors: the next one goes into another file. */
 #define ZERO1__HEADER_BYTES ((size_t)32 << 20)
 
