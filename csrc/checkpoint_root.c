@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "checkpoint_folder.h"
 #include "manifest.h"
 
 #define LATEST "latest"

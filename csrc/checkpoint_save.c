@@ -4,6 +4,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "checkpoint_folder.h"
+#include "checkpoint_lock.h"
 #include "checkpoint_root.h"
 #include "clock.h"
 #include "fnv.h"

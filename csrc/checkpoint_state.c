@@ -2,8 +2,8 @@
 
 #include <string.h>
 
+#include "checkpoint_folder.h"
 #include "dtype.h"
-#include "manifest_text.h"
 #include "rules.h"
 #include "safetensors.h"
 

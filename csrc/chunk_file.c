@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 #include "clock.h"
 
 /* The kernel begins to write what is there, so that the flush at the end has little left. */

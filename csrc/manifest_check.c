@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint_folder.h"
 #include "json_text.h"
 #include "manifest.h"
-#include "manifest_text.h"
 #include "safetensors.h"
 
 #define FILE_NAME_MAX 255

@@ -5,11 +5,12 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "checkpoint_folder.h"
 #include "config.h"
 #include "dtype.h"
+#include "json_text.h"
 #include "manifest.h"
 #include "manifest_text.h"
-#include "json_text.h"
 
 /* ---- files and ranges ---- */
 

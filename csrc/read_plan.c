@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "manifest_text.h"
+#include "checkpoint_folder.h"
 
 /* ---- where a wanted range lies ---- */
 

@@ -6,10 +6,10 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include "checkpoint_folder.h"
 #include "checkpoint_reader.h"
 #include "chunk_reader.h"
 #include "clock.h"
-#include "manifest_text.h"
 #include "safetensors.h"
 
 #define CLAIM_CHUNKS 4

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint_folder.h"
 #include "dtype.h"
 #include "json_text.h"
 #include "manifest_text.h"

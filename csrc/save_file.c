@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 
 static int write_all(int descriptor, const char *data, size_t bytes) {
   while (bytes) {
@@ -64,7 +64,7 @@ zero1_status zero1__load_file(const char *path, char **text, size_t *bytes, zero
   if (descriptor < 0) return zero1__fail_io(error, path, "opening it", errno);
   zero1_status status = ZERO1_OK;
   if (fstat(descriptor, &is) || !S_ISREG(is.st_mode))
-    status = zero1__fail(error, ZERO1_ERR_IO, "%.300s: is no file", path);
+    status = zero1__fail_at(error, ZERO1_ERR_IO, path, "is no file");
   if (!status) *text = malloc((size_t)is.st_size + 1);
   if (!status && !*text)
     status = zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %.300s", path);
@@ -78,14 +78,4 @@ zero1_status zero1__load_file(const char *path, char **text, size_t *bytes, zero
   *bytes = (size_t)is.st_size;
   (*text)[*bytes] = 0;
   return ZERO1_OK;
-}
-
-zero1_status zero1__make_folder(const char *path, int may_exist, zero1__error *error) {
-  struct stat is;
-  if (!mkdir(path, 0777)) return ZERO1_OK;
-  const int number = errno;
-  if (number != EEXIST || !may_exist || stat(path, &is))
-    return zero1__fail_io(error, path, "making the folder", number);
-  if (S_ISDIR(is.st_mode)) return ZERO1_OK;
-  return zero1__fail(error, ZERO1_ERR_IO, "%.300s: is a file, not a folder", path);
 }

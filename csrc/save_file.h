@@ -1,4 +1,4 @@
-/* Small files that are there whole or not at all, and folders. */
+/* Small files that are there whole or not at all. */
 #ifndef ZERO1__SAVE_FILE_H
 #define ZERO1__SAVE_FILE_H
 
@@ -13,8 +13,5 @@ zero1_status zero1__save_file(const char *path, const void *data, size_t bytes, 
 
 /** Reads a file whole, with a NUL after it, to be freed. ZERO1_ERR_IO, ZERO1_ERR_MEMORY. */
 zero1_status zero1__load_file(const char *path, char **text, size_t *bytes, zero1__error *error);
-
-/** Makes a folder whose parent is there. may_exist: one that is there is fine. ZERO1_ERR_IO. */
-zero1_status zero1__make_folder(const char *path, int may_exist, zero1__error *error);
 
 #endif

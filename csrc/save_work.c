@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "checkpoint_folder.h"
 #include "checkpoint_root.h"
 #include "clock.h"
 #include "optimizer.h"

@@ -22,7 +22,7 @@
 #include <xxhash.h>
 
 #include "check.h"
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 #include "dtype.h"
 #include "manifest.h"
 #include "rules.h"

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "checkpoint_folder.h"
 #include "checkpoint_root.h"
 #include "promise.h"
 #include "save_file.h"

@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "checkpoint_folder.h"
+#include "checkpoint_lock.h"
 #include "checkpoint_root.h"
 
 /* ---- folders ---- */

@@ -5,11 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "checkpoint_folder.h"
 #include "command.h"
 #include "dtype.h"
 #include "export_write.h"
 #include "interrupt.h"
-#include "save_file.h"
 #include "size.h"
 
 #define SUFFIX ".safetensors"

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 #include "command.h"
 #include "dtype.h"
 #include "interrupt.h"
