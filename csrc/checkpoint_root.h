@@ -23,6 +23,14 @@ void zero1__step_name(int64_t count, char name[ZERO1__STEP_NAME_BYTES]);
 /** Whether a name is one of zero1__step_name, and of which count. */
 int zero1__step_parse(const char *name, int64_t *count);
 
+/** ".save-0123456789abcdef" and its NUL: what a save writes into, until it is a checkpoint. */
+#define ZERO1__SAVE_NAME_BYTES 32
+void zero1__save_name(uint64_t token, char name[ZERO1__SAVE_NAME_BYTES]);
+
+/** Whether a caller's `path` (called `what`) can be a root or a checkpoint: names of files in it fit
+ *  into 4096 bytes. ZERO1_ERR_INVALID: it is NULL, empty or too long. */
+zero1_status zero1__root_check(const char *path, const char *what, zero1__error *error);
+
 /** The counts of a root's checkpoints (folders of such a name that hold a manifest), ascending, to
  *  be freed. ZERO1_ERR_NOT_FOUND: no such root. ZERO1_ERR_IO, ZERO1_ERR_MEMORY. */
 zero1_status zero1__root_list(const char *root, int64_t **counts, int64_t *count,

@@ -9,24 +9,26 @@
 
 #include "checkpoint_folder.h"
 
-static int write_all(int descriptor, const char *data, size_t bytes) {
+zero1_status zero1__write_all(int descriptor, const char *path, const void *data, size_t bytes,
+                              zero1__error *error) {
+  const char *from = data;
   while (bytes) {
-    const ssize_t wrote = TEMP_FAILURE_RETRY(write(descriptor, data, bytes));
-    if (wrote <= 0) return wrote ? errno : EIO;
-    data += wrote;
+    const ssize_t wrote = TEMP_FAILURE_RETRY(write(descriptor, from, bytes));
+    if (wrote <= 0) return zero1__fail_io(error, path, "writing", wrote ? errno : EIO);
+    from += wrote;
     bytes -= (size_t)wrote;
   }
-  return 0;
+  return ZERO1_OK;
 }
 
-static zero1_status fill(int descriptor, const char *path, const void *data, size_t bytes,
-                         const void *more, size_t more_bytes, zero1__error *error) {
-  int number = write_all(descriptor, data, bytes);
-  if (!number) number = write_all(descriptor, more, more_bytes);
-  if (number) return zero1__fail_io(error, path, "writing", number);
-  if (TEMP_FAILURE_RETRY(fsync(descriptor)))
-    return zero1__fail_io(error, path, "flushing it", errno);
-  return ZERO1_OK;
+zero1_status zero1__flush_file(int descriptor, const char *path, zero1__error *error) {
+  if (!TEMP_FAILURE_RETRY(fsync(descriptor))) return ZERO1_OK;
+  return zero1__fail_io(error, path, "flushing it", errno);
+}
+
+zero1_status zero1__close_file(int descriptor, const char *path, zero1__error *error) {
+  if (!close(descriptor) || errno == EINTR) return ZERO1_OK; /* after EINTR it is closed */
+  return zero1__fail_io(error, path, "closing it", errno);
 }
 
 zero1_status zero1__save_file(const char *path, const void *data, size_t bytes, const void *more,
@@ -37,9 +39,11 @@ zero1_status zero1__save_file(const char *path, const void *data, size_t bytes, 
   const int flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
   const int descriptor = TEMP_FAILURE_RETRY(open(other, flags, 0666));
   if (descriptor < 0) return zero1__fail_io(error, path, "making it", errno);
-  zero1_status status = fill(descriptor, path, data, bytes, more, more_bytes, error);
-  if (close(descriptor) && errno != EINTR && !status) /* after EINTR it is closed */
-    status = zero1__fail_io(error, path, "closing it", errno);
+  zero1_status status = zero1__write_all(descriptor, path, data, bytes, error);
+  if (!status) status = zero1__write_all(descriptor, path, more, more_bytes, error);
+  if (!status) status = zero1__flush_file(descriptor, path, error);
+  const zero1_status closed = zero1__close_file(descriptor, path, error);
+  if (!status) status = closed;
   if (!status && rename(other, path)) status = zero1__fail_io(error, path, "renaming to it", errno);
   if (status) (void)unlink(other);
   return status;

@@ -20,7 +20,8 @@
 
 zero1_status zero1__save_work_begin(zero1__save_work *work, const char *root, uint64_t token,
                                     zero1_optimizer *optimizer, zero1__error *error) {
-  const size_t room = strlen(root) + 64;
+  const size_t room = strlen(root) + ZERO1__SAVE_NAME_BYTES + 16;
+  char name[ZERO1__SAVE_NAME_BYTES];
   memset(work, 0, sizeof *work);
   work->rank = optimizer->comm->rank;
   work->world_size = optimizer->comm->world_size;
@@ -32,7 +33,8 @@ zero1_status zero1__save_work_begin(zero1__save_work *work, const char *root, ui
   work->folder = malloc(room);
   if (!work->root || !work->path || !work->folder)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a path");
-  snprintf(work->path, room, "%s/.save-%016llx", root, (unsigned long long)token);
+  zero1__save_name(token, name);
+  snprintf(work->path, room, "%s/%s", root, name);
   snprintf(work->folder, room, "%s/data", work->path);
   if (work->rank) return ZERO1_OK;
   zero1_status status = zero1__make_folder(work->path, 0, error);
