@@ -1,5 +1,6 @@
 /* manifest.json: all that a checkpoint holds but the tensors themselves, and where each range of
- * these is. Written and read with jansson; the same contents give the same bytes.
+ * these is. Written piece by piece (json_text.h), read with jansson; the same contents give the same
+ * bytes.
  *
  *   { "format": "zero1 checkpoint", "version": 1,
  *     "count": 120, "attempts": 121, "world_size": 2, "param_dtype": "BF16",
