@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include "zero1/checkpoint.h"
 
 static size_t state_bytes(const zero1__layout *layout) {
   return zero1__whole_pages((size_t)zero1__layout_state_blocks(layout) * ZERO1__BLOCK *

@@ -3,7 +3,6 @@
 #define ZERO1__BUFFERS_H
 
 #include "comm_ops.h"
-#include "zero1/checkpoint.h"
 
 /** One fp32 state of this rank's shards, bucket after bucket: those of the first buckets, which are
  *  offloaded, in memory of the host, the others in memory of the device. */

@@ -1,16 +1,38 @@
-/* Folders of checkpoints as a filesystem sees them: flushed, and removed with all that is in them. */
+#include "checkpoint_folder.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "checkpoint_root.h"
+zero1_status zero1__fail_at(zero1__error *error, zero1_status status, const char *path,
+                            const char *format, ...) {
+  char text[ZERO1__ERROR_TEXT];
+  const size_t bytes = strlen(path), most = 160;
+  va_list list;
+  va_start(list, format);
+  vsnprintf(text, sizeof text, format, list);
+  va_end(list);
+  return zero1__fail(error, status, "%s%s: %s", bytes > most ? "..." : "",
+                     bytes > most ? path + bytes - most : path, text);
+}
 
 zero1_status zero1__fail_io(zero1__error *error, const char *path, const char *doing, int number) {
-  return zero1__fail(error, ZERO1_ERR_IO, "%s: %s failed: %s", path, doing, strerror(number));
+  return zero1__fail_at(error, ZERO1_ERR_IO, path, "%s failed: %s", doing, strerror(number));
+}
+
+zero1_status zero1__make_folder(const char *path, int may_exist, zero1__error *error) {
+  struct stat is;
+  if (!mkdir(path, 0777)) return ZERO1_OK;
+  const int number = errno;
+  if (number != EEXIST || !may_exist || stat(path, &is))
+    return zero1__fail_io(error, path, "making the folder", number);
+  if (S_ISDIR(is.st_mode)) return ZERO1_OK;
+  return zero1__fail_at(error, ZERO1_ERR_IO, path, "is a file, not a folder");
 }
 
 zero1_status zero1__flush_folder(const char *path, zero1__error *error) {
@@ -28,8 +50,8 @@ zero1_status zero1__flush_folder(const char *path, zero1__error *error) {
 /* `path` is what was asked for and `name` what this is about within it. */
 static zero1_status fail_removal(zero1__error *error, const char *path, const char *name,
                                  int number) {
-  return zero1__fail(error, ZERO1_ERR_IO, "%s: removing %s failed: %s", path, name,
-                     strerror(number));
+  return zero1__fail_at(error, ZERO1_ERR_IO, path, "removing %s failed: %s", name,
+                        strerror(number));
 }
 
 static zero1_status remove_entry(int parent, const char *name, const char *path,

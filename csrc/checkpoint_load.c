@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "checkpoint_root.h"
 #include "fnv.h"
@@ -29,11 +28,9 @@ static zero1_status find(zero1_optimizer *optimizer, const char *dir, char *path
                          found *mine) {
   zero1__error *error = &optimizer->error;
   memset(mine, 0, sizeof *mine);
-  if (!dir || !*dir)
-    return zero1__fail(error, ZERO1_ERR_INVALID, "dir is %s", dir ? "empty" : "NULL");
-  if (strlen(dir) > 3000) return zero1__fail(error, ZERO1_ERR_INVALID, "dir is too long a path");
-  if (optimizer->comm->rank) return ZERO1_OK;
-  const zero1_status status = zero1__root_resolve(dir, path, bytes, error);
+  zero1_status status = zero1__root_check(dir, "dir", error);
+  if (status || optimizer->comm->rank) return status;
+  status = zero1__root_resolve(dir, path, bytes, error);
   if (status) return status;
   size_t same = strlen(dir); /* path begins with it, but for slashes at its end */
   while (same && dir[same - 1] == '/') --same;

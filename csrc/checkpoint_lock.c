@@ -1,4 +1,4 @@
-/* Who writes into a root: ROOT/.lock, under a POSIX record lock.
+/* ROOT/.lock, under a POSIX record lock.
  *
  * The kernel drops such a lock when its process ends, however it ends: a file that nobody has locked
  * means nothing. But it belongs to a process and not to a descriptor. So threads of one process do
@@ -16,7 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
+#include "checkpoint_lock.h"
 
 #define LOCK_NAME ".lock"
 #define TRIES 100          /* of a file that is replaced, or not yet written, meanwhile */

@@ -5,9 +5,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 #include "chunk_reader.h"
-#include "manifest_text.h"
 
 #define MANIFEST_MAX ((int64_t)4 << 30)
 

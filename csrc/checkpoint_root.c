@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,13 +9,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "checkpoint_folder.h"
 #include "manifest.h"
 
 #define LATEST "latest"
 #define NEW_LATEST ".save-latest" /* what `latest` is made as */
 #define STEP "step-"
 #define SAVE ".save-"
+#define SAVE_DIGITS 16
 #define GONE ".gone-"
+#define ROOT_MAX 3000 /* bytes of a path that a caller gives */
 
 /* ---- names ---- */
 
@@ -37,13 +39,24 @@ int zero1__step_parse(const char *name, int64_t *count) {
   return 1;
 }
 
+void zero1__save_name(uint64_t token, char name[ZERO1__SAVE_NAME_BYTES]) {
+  snprintf(name, ZERO1__SAVE_NAME_BYTES, SAVE "%0*llx", SAVE_DIGITS, (unsigned long long)token);
+}
+
+zero1_status zero1__root_check(const char *path, const char *what, zero1__error *error) {
+  if (!path || !*path)
+    return zero1__fail(error, ZERO1_ERR_INVALID, "%s is %s", what, path ? "empty" : "NULL");
+  if (strlen(path) <= ROOT_MAX) return ZERO1_OK;
+  return zero1__fail(error, ZERO1_ERR_INVALID, "%s is too long a path", what);
+}
+
 /* Whether a crashed save or removal has left what has this name. */
 static int is_leftover(const char *name) {
   if (!strncmp(name, GONE, sizeof GONE - 1)) return name[sizeof GONE - 1] != 0;
   if (!strcmp(name, NEW_LATEST)) return 1;
   if (strncmp(name, SAVE, sizeof SAVE - 1)) return 0;
   const char *const digits = name + sizeof SAVE - 1;
-  return strlen(digits) == 16 && strspn(digits, "0123456789abcdef") == 16;
+  return strlen(digits) == SAVE_DIGITS && strspn(digits, "0123456789abcdef") == SAVE_DIGITS;
 }
 
 /* root + "/" + name, or root itself where name is "". */

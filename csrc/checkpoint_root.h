@@ -1,8 +1,8 @@
-/* The folder that a run's checkpoints are in: their names, `latest`, which ones go, the lock.
+/* The folder that a run's checkpoints are in: their names, `latest`, which ones go.
  *
  *   ROOT/step-000000000120        a checkpoint
  *   ROOT/latest                   a link to one
- *   ROOT/.lock                    who writes here
+ *   ROOT/.lock                    who writes here (checkpoint_lock.h)
  *   ROOT/.save-0123456789abcdef   one that is being written, by 16 hex digits
  *   ROOT/.save-latest             `latest`, while it is made
  *   ROOT/.gone-<name>             what is being removed
@@ -22,6 +22,14 @@ void zero1__step_name(int64_t count, char name[ZERO1__STEP_NAME_BYTES]);
 
 /** Whether a name is one of zero1__step_name, and of which count. */
 int zero1__step_parse(const char *name, int64_t *count);
+
+/** ".save-0123456789abcdef" and its NUL: what a save writes into, until it is a checkpoint. */
+#define ZERO1__SAVE_NAME_BYTES 32
+void zero1__save_name(uint64_t token, char name[ZERO1__SAVE_NAME_BYTES]);
+
+/** Whether a caller's `path` (called `what`) can be a root or a checkpoint: names of files in it fit
+ *  into 4096 bytes. ZERO1_ERR_INVALID: it is NULL, empty or too long. */
+zero1_status zero1__root_check(const char *path, const char *what, zero1__error *error);
 
 /** The counts of a root's checkpoints (folders of such a name that hold a manifest), ascending, to
  *  be freed. ZERO1_ERR_NOT_FOUND: no such root. ZERO1_ERR_IO, ZERO1_ERR_MEMORY. */
@@ -50,26 +58,5 @@ zero1_status zero1__root_remove(const char *root, int64_t count, zero1__error *e
 
 /** Removes what crashed saves and removals have left, but for `keep` (a name in root, or NULL). */
 zero1_status zero1__root_sweep(const char *root, const char *keep, zero1__error *error);
-
-/** Removes a file or a folder with all that is in it; one that is not there is fine. */
-zero1_status zero1__remove_tree(const char *path, zero1__error *error);
-
-/** Flushes a folder, so that names in it are on disk. ZERO1_ERR_IO. */
-zero1_status zero1__flush_folder(const char *path, zero1__error *error);
-
-/** ZERO1_ERR_IO: "<path>: <doing> failed: <strerror>" */
-zero1_status zero1__fail_io(zero1__error *error, const char *path, const char *doing, int number);
-
-typedef struct zero1__root_lock zero1__root_lock;
-
-/** Takes ROOT/.lock for this process: POSIX record lock, so that it ends with the process, and in
- *  the file host, process and since when. ZERO1_ERR_LOCKED: who holds it, another optimizer of this
- *  process included. ZERO1_ERR_IO: no permission, or no locks here: say no_lock.
- *  ZERO1_ERR_MEMORY. Ended with zero1__root_unlock (NULL is fine), which removes the file. */
-zero1_status zero1__root_lock_take(const char *root, zero1__root_lock **lock, zero1__error *error);
-/** Whether this process has the lock, of the folder that `root` names now, and its file is still
- *  there. NULL: no. */
-int zero1__root_lock_holds(const zero1__root_lock *lock, const char *root);
-void zero1__root_unlock(zero1__root_lock *lock);
 
 #endif

@@ -4,6 +4,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "checkpoint_folder.h"
+#include "checkpoint_lock.h"
 #include "checkpoint_root.h"
 #include "clock.h"
 #include "fnv.h"
@@ -174,11 +176,9 @@ static zero1_status tell_failure(zero1_optimizer *optimizer) {
 
 static zero1_status check_savable(zero1_optimizer *optimizer, const char *root) {
   zero1__error *error = &optimizer->error;
-  const zero1_status status = zero1__optimizer_check_idle(optimizer);
+  zero1_status status = zero1__optimizer_check_idle(optimizer);
+  if (!status) status = zero1__root_check(root, "root", error);
   if (status) return status;
-  if (!root || !*root)
-    return zero1__fail(error, ZERO1_ERR_INVALID, "root is %s", root ? "empty" : "NULL");
-  if (strlen(root) > 3000) return zero1__fail(error, ZERO1_ERR_INVALID, "root is too long a path");
   if (optimizer->half_loaded)
     return zero1__fail(error, ZERO1_ERR_STATE,
                        "a load of a checkpoint has failed half-way: there is nothing to save");

@@ -2,8 +2,8 @@
 
 #include <string.h>
 
+#include "checkpoint_folder.h"
 #include "dtype.h"
-#include "manifest_text.h"
 #include "rules.h"
 #include "safetensors.h"
 
@@ -21,7 +21,7 @@ static zero1_status find_saved(const zero1__reader *reader, const zero1__state_r
     return zero1__fail_at(error, ZERO1_ERR_INVALID, reader->path,
                           "there is no parameter %lld: it has %lld", (long long)request->param,
                           (long long)params->count);
-  if (state < ZERO1_STATE_PARAM || state > ZERO1_STATE_RESIDUAL)
+  if (state < 0 || state >= ZERO1__STATE_COUNT)
     return zero1__fail_at(error, ZERO1_ERR_INVALID, reader->path, "there is no state %d", state);
   *saved = state;
   if (params->flags[request->param] & ZERO1_PARAM_FROZEN) {

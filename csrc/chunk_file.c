@@ -8,8 +8,9 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 #include "clock.h"
+#include "save_file.h"
 
 /* The kernel begins to write what is there, so that the flush at the end has little left. */
 #define PUSH_BYTES ((int64_t)8 << 20)
@@ -127,12 +128,10 @@ static zero1_status wait_for_disk(zero1__chunk_file *file, zero1__error *error) 
 zero1_status zero1__chunk_file_finish(zero1__chunk_file *file, zero1__error *error) {
   zero1_status status = zero1__chunk_file_flush(file, error);
   if (!status) status = wait_for_disk(file, error);
+  if (!status && file->bytes % ZERO1__CHUNK_BYTES) close_chunk(file);
+  if (!status) status = zero1__flush_file(file->descriptor, file->path, error);
   if (status) return status;
-  if (file->bytes % ZERO1__CHUNK_BYTES) close_chunk(file);
-  if (TEMP_FAILURE_RETRY(fsync(file->descriptor)))
-    return zero1__fail_io(error, file->path, "flushing it", errno);
-  const int closed = close(file->descriptor) && errno != EINTR; /* after that it is closed */
+  const int descriptor = file->descriptor;
   file->descriptor = -1;
-  if (closed) return zero1__fail_io(error, file->path, "closing it", errno);
-  return ZERO1_OK;
+  return zero1__close_file(descriptor, file->path, error);
 }

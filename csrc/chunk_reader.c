@@ -10,8 +10,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "checkpoint_root.h"
-#include "manifest_text.h"
+#include "checkpoint_folder.h"
 
 /* Of what lies at a path. Errors of the folder's own, or of the machine, are no damage. */
 static zero1_status fail_open(const zero1__chunk_reader *reader, int number, zero1__error *error) {

@@ -165,7 +165,7 @@ static zero1_status want_range(const zero1__load_plan *plan, want_list *list, in
                                 .state = saved_state(plan, saved, state),
                                 .begin = begin,
                                 .end = end,
-                                .tag = param * 4 + state};
+                                .tag = zero1__load_tag(param, state)};
   return want(list, &wanted, error);
 }
 

@@ -19,8 +19,19 @@ zero1_status zero1__load_plan_begin(zero1__load_plan *plan, zero1_optimizer *opt
                                     zero1__error *error);
 void zero1__load_plan_end(zero1__load_plan *plan);
 
-/** What this rank reads, residuals aside; each tag is the state that it becomes
- *  (ZERO1_STATE_PARAM: a frozen parameter's value). To be freed. ZERO1_ERR_MEMORY. */
+/** What a range that is read becomes: `state` of the optimizer's parameter `param`
+ *  (ZERO1_STATE_PARAM: a frozen one's value). */
+static inline int64_t zero1__load_tag(int64_t param, int32_t state) {
+  return param * ZERO1__STATE_COUNT + state;
+}
+static inline int64_t zero1__load_tag_param(int64_t tag) {
+  return tag / ZERO1__STATE_COUNT;
+}
+static inline int32_t zero1__load_tag_state(int64_t tag) {
+  return (int32_t)(tag % ZERO1__STATE_COUNT);
+}
+
+/** What this rank reads, residuals aside, each with its tag. To be freed. ZERO1_ERR_MEMORY. */
 zero1_status zero1__load_plan_wanted(const zero1__load_plan *plan, zero1__wanted **wanted,
                                      int64_t *count, zero1__error *error);
 

@@ -5,7 +5,6 @@
 
 #include "residual.h"
 #include "rules.h"
-#include "safetensors.h"
 
 /* Elements that are converted at once. */
 #define PIECE_NUMEL 16384
@@ -80,7 +79,7 @@ typedef struct saved_piece {
   int32_t dtype;
 } saved_piece;
 
-/* Part by part, as fp32, to `put`. */
+/* Part by part, as fp32, to `put_part`. */
 static void convert(load_place *place, const saved_piece *piece, int32_t state,
                     void (*put_part)(load_place *place, int64_t param, int64_t begin, int64_t count,
                                      int32_t state)) {
@@ -110,9 +109,9 @@ static zero1_status take_piece(void *context, const zero1__wanted *wanted, int64
   load_place *place = context;
   const zero1_optimizer *optimizer = place->plan->optimizer;
   const saved_piece piece = {
-      wanted->tag / 4, begin, count, data,
+      zero1__load_tag_param(wanted->tag), begin, count, data,
       zero1__saved_dtype(wanted->state, place->plan->reader->manifest.param_dtype)};
-  const int32_t state = (int32_t)(wanted->tag % 4);
+  const int32_t state = zero1__load_tag_state(wanted->tag);
   if (state == ZERO1_STATE_PARAM)
     convert(place, &piece, state, put_param);
   else if (piece.dtype == ZERO1_DTYPE_FP32) /* as it is: nearly all of a checkpoint */
@@ -195,19 +194,13 @@ static zero1_status load_residual(const zero1__load_plan *plan, double grad_scal
   return status;
 }
 
-static int has_residuals(const zero1__manifest *manifest) {
-  for (int64_t i = 0; i < manifest->index.range_count; ++i)
-    if (manifest->index.ranges[i].state == ZERO1_STATE_RESIDUAL) return 1;
-  return 0;
-}
-
 zero1_status zero1__load_residuals(const zero1__load_plan *plan, double grad_scale,
                                    zero1__error *error) {
   const zero1_optimizer *optimizer = plan->optimizer;
   const zero1__layout *layout = &optimizer->layout;
   const int64_t most =
       RESIDUAL_BYTES / (int64_t)sizeof(float) / plan->reader->manifest.world_size + 1;
-  const int saved = has_residuals(&plan->reader->manifest);
+  const int32_t saved = plan->reader->has_residual;
   zero1_status status = ZERO1_OK;
   if (!optimizer->buffers.residual) return ZERO1_OK;
   for (int64_t param = 0; param < layout->param_count && !status; ++param) {

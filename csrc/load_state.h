@@ -9,7 +9,7 @@
 zero1_status zero1__load_state(const zero1__load_plan *plan, zero1__error *error);
 
 /** Reads this rank's residuals, or makes them of those of another number of ranks; zeros where the
- *  checkpoint has none. `to`: the scale by which gradients will be summed. Nothing where the
+ *  checkpoint has none. grad_scale: by which gradients will be summed. Nothing where the
  *  optimizer has none. */
 zero1_status zero1__load_residuals(const zero1__load_plan *plan, double grad_scale,
                                    zero1__error *error);

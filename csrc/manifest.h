@@ -1,5 +1,6 @@
 /* manifest.json: all that a checkpoint holds but the tensors themselves, and where each range of
- * these is. Written and read with jansson; the same contents give the same bytes.
+ * these is. Written piece by piece (json_text.h), read with jansson; the same contents give the same
+ * bytes.
  *
  *   { "format": "zero1 checkpoint", "version": 1,
  *     "count": 120, "attempts": 121, "world_size": 2, "param_dtype": "BF16",
@@ -24,6 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "dtype.h"
 #include "error.h"
 #include "registry.h"
 #include "zero1/checkpoint.h"
@@ -42,6 +44,17 @@ typedef struct zero1__saved_range {
   int64_t begin, end; /* of the parameter, half-open, not empty */
   int64_t offset;     /* bytes from the begin of the file */
 } zero1__saved_range;
+
+/** ZERO1_STATE_ are 0 to this, exclusive. */
+#define ZERO1__STATE_COUNT (ZERO1_STATE_RESIDUAL + 1)
+
+/** Data type of a state as it is saved, and the bytes of one element of it. */
+static inline int32_t zero1__saved_dtype(int32_t state, int32_t param_dtype) {
+  return state == ZERO1_STATE_PARAM ? param_dtype : ZERO1_DTYPE_FP32;
+}
+static inline int64_t zero1__saved_element_bytes(int32_t state, int32_t param_dtype) {
+  return (int64_t)zero1__dtype_bytes(zero1__saved_dtype(state, param_dtype));
+}
 
 typedef struct zero1__saved_file {
   char *name; /* within the folder; no slash */

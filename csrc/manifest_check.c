@@ -2,10 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "dtype.h"
+#include "checkpoint_folder.h"
 #include "json_text.h"
 #include "manifest.h"
-#include "manifest_text.h"
 #include "safetensors.h"
 
 #define FILE_NAME_MAX 255
@@ -57,15 +56,14 @@ static zero1_status check_file_names(const checking *at) {
 /* ---- each range by itself ---- */
 
 static int64_t element_bytes(const zero1__manifest *manifest, const zero1__saved_range *range) {
-  return (int64_t)zero1__dtype_bytes(zero1__saved_dtype(range->state, manifest->param_dtype));
+  return zero1__saved_element_bytes(range->state, manifest->param_dtype);
 }
 
 static const char *what_is_wrong(const zero1__manifest *manifest, const zero1__saved_range *range) {
   const zero1__registry *const params = &manifest->params;
   if (range->param < 0 || range->param >= params->count) return "is of no parameter";
   const int frozen = (params->flags[range->param] & ZERO1_PARAM_FROZEN) != 0;
-  if (range->state < ZERO1_STATE_PARAM || range->state > ZERO1_STATE_RESIDUAL)
-    return "is of no state";
+  if (range->state < 0 || range->state >= ZERO1__STATE_COUNT) return "is of no state";
   if (frozen != (range->state == ZERO1_STATE_PARAM))
     return frozen ? "is of a state that frozen parameters have not"
                   : "is of a state that only frozen parameters have";

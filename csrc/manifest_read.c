@@ -5,11 +5,12 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "checkpoint_folder.h"
 #include "config.h"
 #include "dtype.h"
+#include "json_text.h"
 #include "manifest.h"
 #include "manifest_text.h"
-#include "json_text.h"
 
 /* ---- files and ranges ---- */
 
@@ -43,7 +44,7 @@ static int read_range(const char **text, zero1__saved_range *range) {
   int64_t state;
   if (!read_number(text, ' ', &range->param) || !read_number(text, ' ', &state) ||
       !read_number(text, ' ', &range->begin) || !read_number(text, ' ', &range->end) ||
-      state > ZERO1_STATE_RESIDUAL)
+      state >= ZERO1__STATE_COUNT)
     return 0;
   range->state = (int32_t)state;
   const char *const offset = *text;

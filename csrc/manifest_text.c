@@ -1,25 +1,13 @@
 #include "manifest_text.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
+#include "checkpoint_folder.h"
 #include "json_text.h"
 #include "manifest.h"
-
-zero1_status zero1__fail_at(zero1__error *error, zero1_status status, const char *path,
-                            const char *format, ...) {
-  char text[ZERO1__ERROR_TEXT];
-  const size_t bytes = strlen(path), most = 160;
-  va_list list;
-  va_start(list, format);
-  vsnprintf(text, sizeof text, format, list);
-  va_end(list);
-  return zero1__fail(error, status, "%s%s: %s", bytes > most ? "..." : "",
-                     bytes > most ? path + bytes - most : path, text);
-}
 
 zero1_status zero1__reading_memory(const zero1__reading *at, const char *what) {
   return zero1__fail_at(at->error, ZERO1_ERR_MEMORY, at->path, "no memory for its %s", what);

@@ -17,10 +17,6 @@
 #define ZERO1__HASH_DIGITS 16
 #define ZERO1__HASH_END "\"}\n"
 
-/** Fails with "<path>: " and what is wrong; of a long path its end. */
-zero1_status zero1__fail_at(zero1__error *error, zero1_status status, const char *path,
-                            const char *format, ...) __attribute__((format(printf, 4, 5)));
-
 /** A text that is read: where it is from, and where failures go. */
 typedef struct zero1__reading {
   const char *path;

@@ -3,9 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "dtype.h"
-#include "manifest_text.h"
-#include "safetensors.h"
+#include "checkpoint_folder.h"
 
 /* ---- where a wanted range lies ---- */
 
@@ -70,7 +68,7 @@ static zero1_status check_wanted(const zero1__reader *reader, const zero1__wante
 static zero1_status cut(const zero1__reader *reader, const zero1__wanted *wanted, int64_t index,
                         zero1__piece *pieces, int64_t *count, zero1__error *error) {
   const int32_t each =
-      (int32_t)zero1__dtype_bytes(zero1__saved_dtype(wanted->state, reader->manifest.param_dtype));
+      (int32_t)zero1__saved_element_bytes(wanted->state, reader->manifest.param_dtype);
   int64_t next = wanted->begin;
   if (next == wanted->end) return ZERO1_OK;
   for (int64_t place = find(reader, wanted); next < wanted->end; ++place) {

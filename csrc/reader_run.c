@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint_folder.h"
 #include "checkpoint_reader.h"
 #include "chunk_reader.h"
-#include "manifest_text.h"
 #include "read_plan.h"
 
 /* ---- the ring ---- */

@@ -5,12 +5,11 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "checkpoint_folder.h"
 #include "checkpoint_reader.h"
 #include "chunk_reader.h"
 #include "clock.h"
-#include "manifest_text.h"
 #include "safetensors.h"
 
 #define CLAIM_CHUNKS 4
@@ -141,17 +140,17 @@ static zero1_status verify_chunk(verify_worker *worker, const zero1__saved_file 
 /* Bytes from a file's begin to its header's end, as far as there are any. More than a reader of
  * safetensors takes are not looked at: then the header is cut, which is told. */
 static zero1_status header_bytes(const verify_worker *worker, int64_t *bytes, zero1__error *error) {
-  const int64_t most = (int64_t)128 << 20;
-  unsigned char length[8];
-  int64_t value = 0;
+  const uint64_t most = (uint64_t)128 << 20;
+  unsigned char begin[ZERO1__HEADER_LENGTH_BYTES];
   *bytes = worker->file.bytes;
-  if (worker->file.bytes < (int64_t)sizeof length) return ZERO1_OK;
+  if (worker->file.bytes < (int64_t)sizeof begin) return ZERO1_OK;
   const zero1_status status =
-      zero1__chunk_reader_read(&worker->file, 0, (int64_t)sizeof length, length, error);
-  for (int i = (int)sizeof length; i-- > 0;) value = value < most ? value << 8 | length[i] : value;
-  const int64_t wanted = (value < most ? value : most) + (int64_t)sizeof length;
+      zero1__chunk_reader_read(&worker->file, 0, (int64_t)sizeof begin, begin, error);
+  if (status) return status;
+  const uint64_t length = zero1__header_length(begin);
+  const int64_t wanted = (int64_t)((length < most ? length : most) + sizeof begin);
   if (wanted < *bytes) *bytes = wanted;
-  return status;
+  return ZERO1_OK;
 }
 
 static zero1_status verify_header(const verify_worker *worker, zero1__error *error) {

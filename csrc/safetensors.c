@@ -7,9 +7,7 @@
 #include "json_text.h"
 #include "layout.h"
 
-#define LENGTH_BYTES 8
 #define DATA_ALIGNMENT 64
-#define METADATA_NAME "__metadata__"
 
 /* The header's text, to be added to; given back with `give`. */
 static zero1__json_text take(const zero1__safetensors *header) {
@@ -35,11 +33,11 @@ static int has_format(const zero1_pair *metadata, int64_t count) {
 
 zero1_status zero1__safetensors_begin(zero1__safetensors *header, const zero1_pair *metadata,
                                       int64_t metadata_count, zero1__error *error) {
-  static const char no_length[LENGTH_BYTES] = {0};
+  static const char no_length[ZERO1__HEADER_LENGTH_BYTES] = {0};
   memset(header, 0, sizeof *header);
   zero1__json_text json = {0};
   zero1__json_add_bytes(&json, no_length, sizeof no_length);
-  zero1__json_add(&json, "{\"" METADATA_NAME "\":{");
+  zero1__json_add(&json, "{\"" ZERO1__HEADER_METADATA "\":{");
   if (!has_format(metadata, metadata_count))
     zero1__json_add(&json, metadata_count ? "\"format\":\"zero1\"," : "\"format\":\"zero1\"");
   for (int64_t i = 0; i < metadata_count; ++i) {
@@ -75,7 +73,7 @@ zero1_status zero1__safetensors_add(zero1__safetensors *header, const char *name
   if (!zero1__utf8_valid(name))
     return zero1__fail(error, ZERO1_ERR_INVALID, "the name of tensor '%s' is not UTF-8",
                        zero1__show_text(name, shown));
-  if (!strcmp(name, METADATA_NAME))
+  if (!strcmp(name, ZERO1__HEADER_METADATA))
     return zero1__fail(error, ZERO1_ERR_INVALID, "no tensor can be named '%s'", name);
   if (bytes < 0)
     return zero1__fail(error, ZERO1_ERR_INVALID, "the size of tensor '%s' overflows",
@@ -105,14 +103,16 @@ zero1_status zero1__safetensors_finish(zero1__safetensors *header, zero1__error 
   zero1__json_add(&json, "}");
   while (!json.status && json.bytes % DATA_ALIGNMENT != 0) zero1__json_add(&json, " ");
   const zero1_status status = give(header, &json, error);
-  for (int i = 0; i < LENGTH_BYTES && !status; ++i)
-    header->text[i] = (char)((uint64_t)(header->bytes - LENGTH_BYTES) >> (8 * i) & 0xff);
+  for (int i = 0; i < ZERO1__HEADER_LENGTH_BYTES && !status; ++i)
+    header->text[i] =
+        (char)((uint64_t)(header->bytes - ZERO1__HEADER_LENGTH_BYTES) >> (8 * i) & 0xff);
   return status;
 }
 
 const char *zero1__state_name(int32_t state) {
-  static const char *const names[] = {"param", "master_param", "exp_avg", "exp_avg_sq", "residual"};
-  return state >= 0 && state <= ZERO1_STATE_RESIDUAL ? names[state] : "unknown";
+  static const char *const names[ZERO1__STATE_COUNT] = {"param", "master_param", "exp_avg",
+                                                        "exp_avg_sq", "residual"};
+  return state >= 0 && state < ZERO1__STATE_COUNT ? names[state] : "unknown";
 }
 
 int zero1__safetensors_name(const char *param, int32_t state, int64_t begin, int64_t end,

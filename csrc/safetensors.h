@@ -11,7 +11,18 @@
 #include "error.h"
 #include "manifest.h"
 
-/** A header stays below: the next tensor goes into another file. */
+#define ZERO1__HEADER_LENGTH_BYTES 8
+#define ZERO1__HEADER_METADATA "__metadata__" /* no tensor has this name */
+
+/** Bytes of the JSON, of what a file begins with: [ZERO1__HEADER_LENGTH_BYTES]. */
+static inline uint64_t zero1__header_length(const void *begin) {
+  const unsigned char *const bytes = (const unsigned char *)begin;
+  uint64_t length = 0;
+  for (int i = ZERO1__HEADER_LENGTH_BYTES; i-- > 0;) length = length << 8 | bytes[i];
+  return length;
+}
+
+/** A header that has as many takes no more tensors: the next one goes into another file. */
 #define ZERO1__HEADER_BYTES ((size_t)32 << 20)
 
 /** Grows tensor by tensor, in the order of the data. */
@@ -43,11 +54,6 @@ int zero1__safetensors_name(const char *param, int32_t state, int64_t begin, int
 
 /** "param" for ZERO1_STATE_PARAM and so on. */
 const char *zero1__state_name(int32_t state);
-
-/** Data type of a saved range. */
-static inline int32_t zero1__saved_dtype(int32_t state, int32_t param_dtype) {
-  return state == ZERO1_STATE_PARAM ? param_dtype : ZERO1_DTYPE_FP32;
-}
 
 /** Checks that the header of a file, [bytes] from its begin (any bytes, maybe not all of the
  *  header), names exactly the ranges that the manifest has for file `file`, where it has them.

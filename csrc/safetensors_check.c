@@ -3,13 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint_folder.h"
 #include "dtype.h"
 #include "json_text.h"
 #include "manifest_text.h"
 #include "safetensors.h"
-
-#define LENGTH_BYTES 8
-#define METADATA_NAME "__metadata__"
 
 typedef struct checking {
   const char *path;
@@ -20,23 +18,18 @@ typedef struct checking {
   size_t name_room;
 } checking;
 
-static uint64_t read_length(const char *text) {
-  uint64_t length = 0;
-  for (int i = LENGTH_BYTES; i-- > 0;) length = length << 8 | (unsigned char)text[i];
-  return length;
-}
-
 static zero1_status parse(checking *at, const char *text, size_t bytes, json_t **root) {
-  if (bytes < LENGTH_BYTES || read_length(text) > bytes - LENGTH_BYTES)
-    return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
-                          "its header takes %llu bytes, and there are %zu",
-                          bytes < LENGTH_BYTES ? 0ULL : (unsigned long long)read_length(text),
-                          bytes < LENGTH_BYTES ? bytes : bytes - LENGTH_BYTES);
-  const size_t length = (size_t)read_length(text);
-  at->data_begin = (int64_t)(length + LENGTH_BYTES);
+  if (bytes < ZERO1__HEADER_LENGTH_BYTES ||
+      zero1__header_length(text) > bytes - ZERO1__HEADER_LENGTH_BYTES)
+    return zero1__fail_at(
+        at->error, ZERO1_ERR_CORRUPT, at->path, "its header takes %llu bytes, and there are %zu",
+        bytes < ZERO1__HEADER_LENGTH_BYTES ? 0ULL : (unsigned long long)zero1__header_length(text),
+        bytes < ZERO1__HEADER_LENGTH_BYTES ? bytes : bytes - ZERO1__HEADER_LENGTH_BYTES);
+  const size_t length = (size_t)zero1__header_length(text);
+  at->data_begin = (int64_t)(length + ZERO1__HEADER_LENGTH_BYTES);
   const zero1__reading reading = {at->path, at->error};
   const zero1_status status =
-      zero1__reading_parse(&reading, "header", text + LENGTH_BYTES, length, root);
+      zero1__reading_parse(&reading, "header", text + ZERO1__HEADER_LENGTH_BYTES, length, root);
   if (status) return status;
   if (!json_is_object(*root))
     return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path, "its header is no JSON object");
@@ -67,7 +60,8 @@ static zero1_status check_range(checking *at, const json_t *root, const zero1__s
   const char *dtype;
   json_int_t size, begin, end;
   const int32_t saved = zero1__saved_dtype(range->state, at->manifest->param_dtype);
-  const int64_t bytes = (range->end - range->begin) * (int64_t)zero1__dtype_bytes(saved);
+  const int64_t bytes = (range->end - range->begin) *
+                        zero1__saved_element_bytes(range->state, at->manifest->param_dtype);
   const int64_t data_offset = range->offset - at->data_begin;
   const zero1_status status = make_name(at, range);
   if (status) return status;
@@ -96,13 +90,13 @@ static zero1_status check_range(checking *at, const json_t *root, const zero1__s
 
 static zero1_status check_rest(const checking *at, const json_t *root, int64_t tensor_count,
                                int64_t data_bytes, int64_t file_bytes) {
-  json_t *const metadata = json_object_get(root, METADATA_NAME), *value;
+  json_t *const metadata = json_object_get(root, ZERO1__HEADER_METADATA), *value;
   const char *key;
   int all_texts = !metadata || json_is_object(metadata);
   json_object_foreach(metadata, key, value) all_texts &= json_is_string(value);
   if (!all_texts)
     return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,
-                          "its header has " METADATA_NAME " that are no texts");
+                          "its header has " ZERO1__HEADER_METADATA " that are no texts");
   const int64_t named = (int64_t)json_object_size(root) - (metadata != NULL);
   if (named != tensor_count)
     return zero1__fail_at(at->error, ZERO1_ERR_CORRUPT, at->path,

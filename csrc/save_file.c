@@ -7,26 +7,28 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 
-static int write_all(int descriptor, const char *data, size_t bytes) {
+zero1_status zero1__write_all(int descriptor, const char *path, const void *data, size_t bytes,
+                              zero1__error *error) {
+  const char *from = data;
   while (bytes) {
-    const ssize_t wrote = TEMP_FAILURE_RETRY(write(descriptor, data, bytes));
-    if (wrote <= 0) return wrote ? errno : EIO;
-    data += wrote;
+    const ssize_t wrote = TEMP_FAILURE_RETRY(write(descriptor, from, bytes));
+    if (wrote <= 0) return zero1__fail_io(error, path, "writing", wrote ? errno : EIO);
+    from += wrote;
     bytes -= (size_t)wrote;
   }
-  return 0;
+  return ZERO1_OK;
 }
 
-static zero1_status fill(int descriptor, const char *path, const void *data, size_t bytes,
-                         const void *more, size_t more_bytes, zero1__error *error) {
-  int number = write_all(descriptor, data, bytes);
-  if (!number) number = write_all(descriptor, more, more_bytes);
-  if (number) return zero1__fail_io(error, path, "writing", number);
-  if (TEMP_FAILURE_RETRY(fsync(descriptor)))
-    return zero1__fail_io(error, path, "flushing it", errno);
-  return ZERO1_OK;
+zero1_status zero1__flush_file(int descriptor, const char *path, zero1__error *error) {
+  if (!TEMP_FAILURE_RETRY(fsync(descriptor))) return ZERO1_OK;
+  return zero1__fail_io(error, path, "flushing it", errno);
+}
+
+zero1_status zero1__close_file(int descriptor, const char *path, zero1__error *error) {
+  if (!close(descriptor) || errno == EINTR) return ZERO1_OK; /* after EINTR it is closed */
+  return zero1__fail_io(error, path, "closing it", errno);
 }
 
 zero1_status zero1__save_file(const char *path, const void *data, size_t bytes, const void *more,
@@ -37,9 +39,11 @@ zero1_status zero1__save_file(const char *path, const void *data, size_t bytes, 
   const int flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
   const int descriptor = TEMP_FAILURE_RETRY(open(other, flags, 0666));
   if (descriptor < 0) return zero1__fail_io(error, path, "making it", errno);
-  zero1_status status = fill(descriptor, path, data, bytes, more, more_bytes, error);
-  if (close(descriptor) && errno != EINTR && !status) /* after EINTR it is closed */
-    status = zero1__fail_io(error, path, "closing it", errno);
+  zero1_status status = zero1__write_all(descriptor, path, data, bytes, error);
+  if (!status) status = zero1__write_all(descriptor, path, more, more_bytes, error);
+  if (!status) status = zero1__flush_file(descriptor, path, error);
+  const zero1_status closed = zero1__close_file(descriptor, path, error);
+  if (!status) status = closed;
   if (!status && rename(other, path)) status = zero1__fail_io(error, path, "renaming to it", errno);
   if (status) (void)unlink(other);
   return status;
@@ -64,7 +68,7 @@ zero1_status zero1__load_file(const char *path, char **text, size_t *bytes, zero
   if (descriptor < 0) return zero1__fail_io(error, path, "opening it", errno);
   zero1_status status = ZERO1_OK;
   if (fstat(descriptor, &is) || !S_ISREG(is.st_mode))
-    status = zero1__fail(error, ZERO1_ERR_IO, "%.300s: is no file", path);
+    status = zero1__fail_at(error, ZERO1_ERR_IO, path, "is no file");
   if (!status) *text = malloc((size_t)is.st_size + 1);
   if (!status && !*text)
     status = zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for %.300s", path);
@@ -78,14 +82,4 @@ zero1_status zero1__load_file(const char *path, char **text, size_t *bytes, zero
   *bytes = (size_t)is.st_size;
   (*text)[*bytes] = 0;
   return ZERO1_OK;
-}
-
-zero1_status zero1__make_folder(const char *path, int may_exist, zero1__error *error) {
-  struct stat is;
-  if (!mkdir(path, 0777)) return ZERO1_OK;
-  const int number = errno;
-  if (number != EEXIST || !may_exist || stat(path, &is))
-    return zero1__fail_io(error, path, "making the folder", number);
-  if (S_ISDIR(is.st_mode)) return ZERO1_OK;
-  return zero1__fail(error, ZERO1_ERR_IO, "%.300s: is a file, not a folder", path);
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 #include "clock.h"
 
 /* ---- what the call gives ---- */

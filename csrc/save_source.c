@@ -4,16 +4,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "dtype.h"
-
 size_t zero1__saved_each(const zero1_optimizer *optimizer, int32_t state) {
-  return state == ZERO1_STATE_PARAM ? zero1__dtype_bytes(optimizer->settings.config.param_dtype)
-                                    : sizeof(float);
+  return (size_t)zero1__saved_element_bytes(state, optimizer->settings.config.param_dtype);
 }
 
 /* ---- the order ---- */
 
-zero1__range zero1__saved_frozen(const zero1_optimizer *optimizer) {
+/* Frozen blocks that are for this rank to save. */
+static zero1__range frozen_blocks(const zero1_optimizer *optimizer) {
   const zero1__layout *layout = &optimizer->layout;
   const int64_t rank = optimizer->comm->rank, world = layout->world_size;
   const int64_t count = layout->block_count - layout->trainable_blocks;
@@ -25,7 +23,7 @@ zero1__range zero1__saved_frozen(const zero1_optimizer *optimizer) {
 static int next_frozen(zero1__save_walk *walk, zero1__saved_range *range) {
   const zero1_optimizer *optimizer = walk->optimizer;
   const zero1__layout *layout = &optimizer->layout;
-  const zero1__range mine = zero1__saved_frozen(optimizer);
+  const zero1__range mine = frozen_blocks(optimizer);
   for (; walk->param < layout->param_count; ++walk->param) {
     const int64_t numel = layout->numel[walk->param];
     if (!(optimizer->registry.flags[walk->param] & ZERO1_PARAM_FROZEN)) continue;
@@ -97,8 +95,8 @@ static const void *bytes_in_snapshot(const zero1_optimizer *optimizer,
                                      const zero1__saved_range *range, int64_t block) {
   switch (range->state) {
     case ZERO1_STATE_PARAM:
-      return snapshot->frozen + (size_t)(block - zero1__saved_frozen(optimizer).begin) *
-                                    ZERO1__BLOCK * zero1__saved_each(optimizer, range->state);
+      return snapshot->frozen + (size_t)(block - frozen_blocks(optimizer).begin) * ZERO1__BLOCK *
+                                    zero1__saved_each(optimizer, range->state);
     case ZERO1_STATE_RESIDUAL:
       return snapshot->residual + block * ZERO1__BLOCK;
     default:
@@ -164,7 +162,7 @@ zero1_status zero1__snapshot_begin(zero1__snapshot *snapshot, const zero1_optimi
   const size_t state = (size_t)zero1__layout_state_blocks(layout) * ZERO1__BLOCK * sizeof(float);
   const size_t residual =
       buffers->residual ? (size_t)layout->trainable_blocks * ZERO1__BLOCK * sizeof(float) : 0;
-  const zero1__range blocks = zero1__saved_frozen(optimizer);
+  const zero1__range blocks = frozen_blocks(optimizer);
   const size_t frozen = (size_t)(blocks.end - blocks.begin) * ZERO1__BLOCK *
                         zero1__saved_each(optimizer, ZERO1_STATE_PARAM);
   zero1_status status = ZERO1_OK;

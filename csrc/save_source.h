@@ -26,9 +26,6 @@ zero1_status zero1__snapshot_begin(zero1__snapshot *snapshot, const zero1_optimi
                                    zero1__error *error);
 void zero1__snapshot_end(zero1__snapshot *snapshot);
 
-/** Frozen blocks that are for this rank to save. */
-zero1__range zero1__saved_frozen(const zero1_optimizer *optimizer);
-
 /** Walks the ranges; file and offset are left 0. Zeroed but for `optimizer`, then: */
 typedef struct zero1__save_walk {
   const zero1_optimizer *optimizer;

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "checkpoint_folder.h"
 #include "checkpoint_root.h"
 #include "clock.h"
 #include "optimizer.h"
@@ -37,6 +38,7 @@ static zero1_status make_absolute(const char *root, char **path, zero1__error *e
 
 zero1_status zero1__save_work_begin(zero1__save_work *work, const char *root, uint64_t token,
                                     zero1_optimizer *optimizer, zero1__error *error) {
+  char name[ZERO1__SAVE_NAME_BYTES];
   memset(work, 0, sizeof *work);
   work->rank = optimizer->comm->rank;
   work->world_size = optimizer->comm->world_size;
@@ -50,7 +52,8 @@ zero1_status zero1__save_work_begin(zero1__save_work *work, const char *root, ui
   work->folder = malloc(room);
   if (!work->path || !work->folder)
     return zero1__fail(error, ZERO1_ERR_MEMORY, "no memory for a path");
-  snprintf(work->path, room, "%s/.save-%016llx", work->root, (unsigned long long)token);
+  zero1__save_name(token, name);
+  snprintf(work->path, room, "%s/%s", work->root, name);
   snprintf(work->folder, room, "%s/data", work->path);
   if (work->rank) return ZERO1_OK;
   status = zero1__make_folder(work->path, 0, error);

@@ -22,8 +22,8 @@
 #include <xxhash.h>
 
 #include "check.h"
-#include "checkpoint_root.h"
 #include "dtype.h"
+#include "folder.h"
 #include "manifest.h"
 #include "rules.h"
 #include "safetensors.h"
@@ -209,9 +209,7 @@ static inline void case_make_head(zero1__manifest *manifest, int32_t param_dtype
 static inline void case_make_with(checkpoint_case *it, int32_t param_dtype, int32_t wrong_header) {
   char path[256], *text;
   size_t bytes;
-  const char *const below = getenv("TMPDIR");
-  snprintf(it->root, sizeof it->root, "%s/checkpoint-XXXXXX", below ? below : "/tmp");
-  CHECK(mkdtemp(it->root) != NULL);
+  folder_begin(it->root, sizeof it->root);
   snprintf(it->path, sizeof it->path, "%s/step-000000000120", it->root);
   CHECK(!mkdir(it->path, 0777));
   case_make_head(&it->manifest, param_dtype);
@@ -227,7 +225,7 @@ static inline void case_make(checkpoint_case *it, int32_t param_dtype) {
 }
 
 static inline void case_remove(checkpoint_case *it) {
-  CHECK_STATUS(zero1__remove_tree(it->root, NULL), ZERO1_OK);
+  folder_end(it->root);
   zero1__manifest_end(&it->manifest);
 }
 

@@ -1,17 +1,15 @@
 /* zero1 ckpt export: the parameters alone, for other programs. */
-#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 #include "command.h"
 #include "dtype.h"
 #include "export_write.h"
 #include "interrupt.h"
-#include "save_file.h"
 #include "size.h"
 
 #define SUFFIX ".safetensors"

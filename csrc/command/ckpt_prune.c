@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint_lock.h"
 #include "checkpoint_root.h"
 #include "command.h"
 #include "size.h"

@@ -9,7 +9,6 @@
 #include "size.h"
 #include "table.h"
 
-#define SHAPE_TEXT_BYTES 256
 #define VALUE_CHARACTERS 44 /* of metadata: more is cut in a table, and whole in JSON */
 
 /* An opened checkpoint, borrowed. */
@@ -17,15 +16,6 @@ typedef struct shown {
   zero1_checkpoint *checkpoint;
   zero1_checkpoint_info info;
 } shown;
-
-static const char *shape_text(const zero1_param_spec *spec, char text[SHAPE_TEXT_BYTES]) {
-  size_t used = (size_t)snprintf(text, SHAPE_TEXT_BYTES, "[");
-  for (int32_t i = 0; i < spec->ndim && used < SHAPE_TEXT_BYTES - 24; ++i)
-    used += (size_t)snprintf(text + used, SHAPE_TEXT_BYTES - used, "%s%lld", i ? ", " : "",
-                             (long long)spec->shape[i]);
-  snprintf(text + used, SHAPE_TEXT_BYTES - used, "]");
-  return text;
-}
 
 static const char *flags_text(uint32_t flags) {
   const int frozen = flags & ZERO1_PARAM_FROZEN, not_in_norm = flags & ZERO1_PARAM_NOT_IN_NORM;
@@ -126,7 +116,7 @@ static int print_metadata(const shown *it) {
 
 static int print_params(const shown *it) {
   static const char *const titles[] = {"PARAMETER", "SHAPE", "ELEMENTS", "GROUP", ""};
-  char shape[SHAPE_TEXT_BYTES];
+  char shape[COMMAND_SHAPE_BYTES];
   table rows;
   zero1_param_spec spec;
   long long total = 0, frozen = 0;
@@ -138,7 +128,7 @@ static int print_params(const shown *it) {
     total += numel;
     frozen += spec.flags & ZERO1_PARAM_FROZEN ? numel : 0;
     table_add(&rows, "%s", spec.name);
-    table_add(&rows, "%s", shape_text(&spec, shape));
+    table_add(&rows, "%s", command_shape(&spec, shape));
     table_add(&rows, "%lld", numel);
     table_add(&rows, "%d", (int)spec.group);
     table_add(&rows, "%s", flags_text(spec.flags));

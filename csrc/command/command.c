@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "error.h"
 
@@ -57,6 +58,20 @@ int64_t command_numel(const zero1_param_spec *spec) {
     if (!spec->shape[i]) return 0; /* before the others: their product alone may be too much */
   for (int32_t i = 0; i < spec->ndim; ++i) numel *= spec->shape[i];
   return numel;
+}
+
+const char *command_shape(const zero1_param_spec *spec, char text[COMMAND_SHAPE_BYTES]) {
+  size_t used = (size_t)snprintf(text, COMMAND_SHAPE_BYTES, "[");
+  for (int32_t i = 0; i < spec->ndim && used < COMMAND_SHAPE_BYTES - 24; ++i)
+    used += (size_t)snprintf(text + used, COMMAND_SHAPE_BYTES - used, "%s%lld", i ? ", " : "",
+                             (long long)spec->shape[i]);
+  snprintf(text + used, COMMAND_SHAPE_BYTES - used, "]");
+  return text;
+}
+
+int command_same_shape(const zero1_param_spec *a, const zero1_param_spec *b) {
+  return a->ndim == b->ndim &&
+         (!a->ndim || !memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof *a->shape));
 }
 
 int command_worse(int left, int right) {

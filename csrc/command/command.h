@@ -45,6 +45,13 @@ int command_open(const char *dir, zero1_checkpoint **checkpoint, zero1_checkpoin
 /** Elements of a parameter, whose shape the manifest has checked. */
 int64_t command_numel(const zero1_param_spec *spec);
 
+/** "[300, 7]"; of very many sizes the first ones. */
+#define COMMAND_SHAPE_BYTES 256
+const char *command_shape(const zero1_param_spec *spec, char text[COMMAND_SHAPE_BYTES]);
+
+/** Whether two parameters have the same shape. */
+int command_same_shape(const zero1_param_spec *a, const zero1_param_spec *b);
+
 /** The more telling of two exit codes: damage, then failure, then fine. */
 int command_worse(int left, int right);
 

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "command.h"
-#include "json_text.h"
 #include "progress.h"
 #include "safetensors.h"
 #include "table.h"
@@ -97,8 +96,8 @@ static int find_shared(const diff_pair *pair, int64_t i, shared_param *param) {
   param->index[0] = i;
   if (zero1_checkpoint_param(pair->side[0], i, &a, sizeof a) ||
       zero1_checkpoint_find(pair->side[1], a.name, &param->index[1]) ||
-      zero1_checkpoint_param(pair->side[1], param->index[1], &b, sizeof b) || a.ndim != b.ndim ||
-      (a.ndim && memcmp(a.shape, b.shape, (size_t)a.ndim * sizeof *a.shape)))
+      zero1_checkpoint_param(pair->side[1], param->index[1], &b, sizeof b) ||
+      !command_same_shape(&a, &b))
     return 0;
   param->name = a.name;
   param->numel = command_numel(&a);

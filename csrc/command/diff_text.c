@@ -100,20 +100,14 @@ static void compare_metadata(const diff_pair *pair, int32_t rank, table *rows) {
 /* ---- parameters ---- */
 
 static void add_spec(table *rows, const zero1_param_spec *spec) {
-  char shape[200];
-  size_t used = 0;
-  shape[0] = 0;
-  for (int32_t i = 0; i < spec->ndim && used < sizeof shape - 24; ++i)
-    used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%" PRId64, i ? ", " : "",
-                             spec->shape[i]);
-  table_add(rows, "[%s] group %d%s%s", shape, (int)spec->group,
+  char shape[COMMAND_SHAPE_BYTES];
+  table_add(rows, "%s group %d%s%s", command_shape(spec, shape), (int)spec->group,
             spec->flags & ZERO1_PARAM_FROZEN ? " frozen" : "",
             spec->flags & ZERO1_PARAM_NOT_IN_NORM ? " not in norm" : "");
 }
 
 static int same_spec(const zero1_param_spec *a, const zero1_param_spec *b) {
-  return a->ndim == b->ndim && a->group == b->group && a->flags == b->flags &&
-         (!a->ndim || !memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof *a->shape));
+  return command_same_shape(a, b) && a->group == b->group && a->flags == b->flags;
 }
 
 static void compare_params(const diff_pair *pair, table *rows) {

@@ -2,16 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 #include "command.h"
 #include "dtype.h"
 #include "interrupt.h"
 #include "safetensors.h"
+#include "save_file.h"
 
 #define PIECE_NUMEL ((int64_t)1 << 20)
 #define HEADER_MAX 100000000 /* what readers take */
@@ -28,15 +27,7 @@ typedef struct writing {
 
 static zero1_status write_bytes(const writing *self, const void *data, size_t bytes,
                                 zero1__error *error) {
-  const char *at = data;
-  while (bytes) {
-    const ssize_t written = write(self->fd, at, bytes);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return zero1__fail_io(error, self->file->path, "writing", errno);
-    at += written;
-    bytes -= (size_t)written;
-  }
-  return ZERO1_OK;
+  return zero1__write_all(self->fd, self->file->path, data, bytes, error);
 }
 
 static zero1_status fail_read(const export_plan *plan, zero1_status status, zero1__error *error) {
@@ -95,9 +86,9 @@ static zero1_status write_file(writing *self, export_file *file, zero1__error *e
   file->is_written = 1;
   zero1_status status = write_header(self, error);
   for (int64_t i = file->begin; i < file->end && !status; ++i) status = write_param(self, i, error);
-  if (!status && fsync(self->fd)) status = zero1__fail_io(error, file->path, "flushing", errno);
-  if (close(self->fd) && !status) status = zero1__fail_io(error, file->path, "closing", errno);
-  return status;
+  if (!status) status = zero1__flush_file(self->fd, file->path, error);
+  const zero1_status closed = zero1__close_file(self->fd, file->path, error);
+  return status ? status : closed;
 }
 
 zero1_status export_write(export_plan *plan, progress *bar, zero1__error *error) {
