@@ -21,7 +21,7 @@
 enum {
   SLOTS = 8,       /* chunks in memory: what is read fits into a processor's last cache */
   LEAD_BYTES = 64, /* before a chunk: the begin of an element that it ends */
-  AHEAD = 8        /* chunks that the kernel is told of before they are read */
+  AHEAD = 8        /* chunks before it is read, the kernel is told of a jump */
 };
 #define SLOT_BYTES ((size_t)(LEAD_BYTES + ZERO1__CHUNK_BYTES))
 _Static_assert(SLOTS *(LEAD_BYTES + ZERO1__CHUNK_BYTES) <= ZERO1__READER_BYTES,
@@ -40,7 +40,7 @@ typedef struct reader_run {
 
   /* Of whoever reads. */
   zero1__chunk_walk walk;
-  zero1__chunk_walk ahead; /* what the kernel was told of */
+  zero1__chunk_walk ahead; /* up to where jumps were told */
   int64_t ahead_count;     /* chunks between the two */
   int32_t open_file;       /* index; -1: none */
   zero1__chunk_reader file;
@@ -67,15 +67,19 @@ typedef struct reader_run {
 
 /* ---- reading ---- */
 
+/* The kernel reads on by itself, and best, where one chunk follows another. It is told of those to
+ * which the walk jumps. */
 static void look_ahead(reader_run *run) {
   while (run->ahead_count < AHEAD && run->ahead.file == run->open_file) {
+    const int64_t last = run->ahead.chunk;
     if (!zero1__chunk_walk_next(&run->ahead) || run->ahead.file != run->open_file) {
       run->ahead.file = -1; /* until the next file */
       return;
     }
+    run->ahead_count += 1;
+    if (run->ahead.chunk == last + 1) continue;
     zero1__chunk_reader_expect(&run->file, run->ahead.chunk * ZERO1__CHUNK_BYTES,
                                ZERO1__CHUNK_BYTES);
-    run->ahead_count += 1;
   }
 }
 
