@@ -24,6 +24,7 @@ struct zero1__saver {
   zero1__error failure; /* of the last one, not told yet */
   zero1_save_report report;
   int32_t has_report;
+  zero1__snapshot snapshot; /* from the first save that makes one on */
   /* rank 0 */
   zero1__root_lock *lock; /* of the root of the last save, or NULL */
 };
@@ -58,11 +59,18 @@ static void unlock(zero1__saver *saver) {
   saver->lock = NULL;
 }
 
+/* What it keeps, of memory that counts. */
+static void note_bytes(zero1_optimizer *optimizer) {
+  const zero1__saver *saver = optimizer->saver;
+  optimizer->saver_bytes = (saver->staging ? ZERO1__STAGING_BYTES : 0) + saver->snapshot.bytes;
+}
+
 static void end_saver(zero1_optimizer *optimizer) {
   zero1__saver *saver = optimizer->saver;
   join(optimizer);
   optimizer->device->ops->stream_destroy(optimizer->device, saver->stream);
   zero1__hold_end(&saver->hold);
+  zero1__snapshot_end(&saver->snapshot);
   if (saver->staging)
     optimizer->device->ops->pinned_free(optimizer->device, saver->staging, ZERO1__STAGING_BYTES);
   unlock(saver);
@@ -83,7 +91,7 @@ static zero1_status begin_saver(zero1_optimizer *optimizer, zero1__error *error)
     status = zero1__hold_begin(&saver->hold, device, optimizer->layout.bucket_count, error);
   if (!status && !device->is_host)
     status = device->ops->pinned_alloc(device, ZERO1__STAGING_BYTES, &saver->staging, error);
-  optimizer->saver_bytes = saver->staging ? ZERO1__STAGING_BYTES : 0;
+  note_bytes(optimizer);
   if (!status) return ZERO1_OK;
   end_saver(optimizer);
   return status;
@@ -230,12 +238,16 @@ static zero1_status open_work(zero1_optimizer *optimizer, const char *root,
 static zero1_status hold_state(zero1_optimizer *optimizer, const zero1_save_options *options,
                                int32_t sync, zero1__save_job *job) {
   zero1__saver *saver = optimizer->saver;
-  const int64_t begin_ns = zero1__now_ns();
   zero1_status status = ZERO1_OK;
   job->staging = saver->staging;
-  job->copies = options->mode == ZERO1_SAVE_SNAPSHOT && !sync;
-  if (job->copies) status = zero1__snapshot_begin(&job->snapshot, optimizer, &optimizer->error);
-  saver->report.copy_ms = job->copies ? (double)(zero1__now_ns() - begin_ns) * 1e-6 : 0;
+  saver->report.copy_ms = 0;
+  if (options->mode == ZERO1_SAVE_SNAPSHOT && !sync) {
+    const int64_t begin_ns = zero1__now_ns();
+    status = zero1__snapshot_take(&saver->snapshot, optimizer, &optimizer->error);
+    job->snapshot = &saver->snapshot;
+    saver->report.copy_ms = (double)(zero1__now_ns() - begin_ns) * 1e-6;
+    note_bytes(optimizer);
+  }
   return zero1__optimizer_agree(optimizer, status);
 }
 
@@ -258,13 +270,13 @@ static void launch(zero1_optimizer *optimizer, zero1__save_job *job) {
   zero1__hold *hold = &saver->hold;
   saver->job = job;
   zero1__hold_reset(hold);
-  for (int32_t group = 0; group <= hold->group_count && !job->copies; ++group) {
+  for (int32_t group = 0; group <= hold->group_count && !job->snapshot; ++group) {
     const int64_t bucket = group < hold->group_count ? zero1__hold_group_begin(hold, group) : -1;
     device->ops->host_call(device, saver->stream, write_task, job, &bucket, sizeof bucket);
     device->ops->event_record(device, hold->let_go[group], saver->stream);
   }
   device->ops->host_call(device, saver->stream, commit_task, job, NULL, 0);
-  if (!job->copies) optimizer->schedule.hold = hold;
+  if (!job->snapshot) optimizer->schedule.hold = hold;
 }
 
 /* All ranks begin, or none. */

@@ -49,7 +49,6 @@ zero1_status zero1__save_job_begin(zero1__save_job *job, zero1_optimizer *optimi
 
 void zero1__save_job_end(zero1__save_job *job) {
   zero1__save_writer_end(&job->writer);
-  zero1__snapshot_end(&job->snapshot);
   zero1__save_work_end(&job->work);
   zero1__pairs_end(&job->rank_metadata);
   zero1__manifest_end(&job->manifest);
@@ -59,8 +58,8 @@ void zero1__save_job_end(zero1__save_job *job) {
 
 void zero1__save_job_write(zero1__save_job *job, int64_t bucket) {
   if (!job->writer.optimizer)
-    zero1__save_writer_begin(&job->writer, job->optimizer, job->copies ? &job->snapshot : NULL,
-                             job->work.folder, job->staging);
+    zero1__save_writer_begin(&job->writer, job->optimizer, job->snapshot, job->work.folder,
+                             job->staging);
   if (!job->error.status) (void)zero1__save_writer_run(&job->writer, bucket, &job->error);
 }
 
@@ -142,10 +141,9 @@ void zero1__save_job_commit(zero1__save_job *job) {
   report->size = sizeof *report;
   report->count = job->manifest.count;
   report->bytes = (uint64_t)job->writer.bytes;
-  report->snapshot_bytes = job->snapshot.bytes;
+  report->snapshot_bytes = job->snapshot ? job->snapshot->bytes : 0;
   report->write_ms = (double)(job->written_ns - job->begin_ns) * 1e-6;
   report->hash_ms = (double)job->writer.hash_ns * 1e-6;
   report->commit_ms = (double)(end_ns - job->written_ns) * 1e-6;
-  zero1__snapshot_end(&job->snapshot);
   atomic_store(&job->ended, 1);
 }

@@ -13,9 +13,8 @@ typedef struct zero1__save_job {
   zero1__manifest manifest; /* of the call: without params and index, which are made in the end */
   zero1__pairs rank_metadata;
   int64_t keep_last, keep_every;
-  zero1__snapshot snapshot;
-  int32_t copies; /* 1: the snapshot is what is written */
-  void *staging;  /* as in zero1__save_writer */
+  const zero1__snapshot *snapshot; /* what is written, borrowed; NULL: the optimizer's own memory */
+  void *staging;                   /* as in zero1__save_writer */
   /* of the stream's thread, until `ended` */
   zero1__save_writer writer;
   int64_t begin_ns, written_ns;

@@ -154,33 +154,49 @@ static void copy_shards(zero1__snapshot *snapshot, const zero1_optimizer *optimi
   }
 }
 
-zero1_status zero1__snapshot_begin(zero1__snapshot *snapshot, const zero1_optimizer *optimizer,
-                                   zero1__error *error) {
-  const zero1__layout *layout = &optimizer->layout;
-  const zero1__buffers *buffers = &optimizer->buffers;
-  zero1__device *device = optimizer->device;
-  const size_t state = (size_t)zero1__layout_state_blocks(layout) * ZERO1__BLOCK * sizeof(float);
-  const size_t residual =
-      buffers->residual ? (size_t)layout->trainable_blocks * ZERO1__BLOCK * sizeof(float) : 0;
+static size_t residual_bytes(const zero1_optimizer *optimizer) {
+  if (!optimizer->buffers.residual) return 0;
+  return (size_t)optimizer->layout.trainable_blocks * ZERO1__BLOCK * sizeof(float);
+}
+
+static size_t frozen_bytes(const zero1_optimizer *optimizer) {
   const zero1__range blocks = frozen_blocks(optimizer);
-  const size_t frozen = (size_t)(blocks.end - blocks.begin) * ZERO1__BLOCK *
-                        zero1__saved_each(optimizer, ZERO1_STATE_PARAM);
-  zero1_status status = ZERO1_OK;
+  return (size_t)(blocks.end - blocks.begin) * ZERO1__BLOCK *
+         zero1__saved_each(optimizer, ZERO1_STATE_PARAM);
+}
+
+static zero1_status make_room(zero1__snapshot *snapshot, const zero1_optimizer *optimizer,
+                              zero1__error *error) {
+  const size_t state =
+      (size_t)zero1__layout_state_blocks(&optimizer->layout) * ZERO1__BLOCK * sizeof(float);
   void *memory[5] = {NULL, NULL, NULL, NULL, NULL};
-  memset(snapshot, 0, sizeof *snapshot);
+  zero1_status status = ZERO1_OK;
   for (int i = 0; i < 3 && !status; ++i) status = take(snapshot, state, &memory[i], error);
-  if (!status) status = take(snapshot, residual, &memory[3], error);
-  if (!status) status = take(snapshot, frozen, &memory[4], error);
+  if (!status) status = take(snapshot, residual_bytes(optimizer), &memory[3], error);
+  if (!status) status = take(snapshot, frozen_bytes(optimizer), &memory[4], error);
   for (int i = 0; i < 3; ++i) snapshot->states[i] = memory[i];
   snapshot->residual = memory[3];
   snapshot->frozen = memory[4];
-  if (status) return status;
+  if (status) zero1__snapshot_end(snapshot);
+  return status;
+}
+
+zero1_status zero1__snapshot_take(zero1__snapshot *snapshot, const zero1_optimizer *optimizer,
+                                  zero1__error *error) {
+  const zero1__buffers *buffers = &optimizer->buffers;
+  zero1__device *device = optimizer->device;
+  if (!snapshot->bytes) {
+    const zero1_status status = make_room(snapshot, optimizer, error);
+    if (status) return status;
+  }
   copy_shards(snapshot, optimizer);
-  if (residual) device->ops->transfer(device, snapshot->residual, buffers->residual, residual);
-  if (frozen)
-    device->ops->transfer(device, snapshot->frozen, zero1__buffers_param(buffers, blocks.begin),
-                          frozen);
-  return ZERO1_OK;
+  if (snapshot->residual)
+    device->ops->transfer(device, snapshot->residual, buffers->residual, residual_bytes(optimizer));
+  if (snapshot->frozen)
+    device->ops->transfer(device, snapshot->frozen,
+                          zero1__buffers_param(buffers, frozen_blocks(optimizer).begin),
+                          frozen_bytes(optimizer));
+  return device->is_host ? ZERO1_OK : device->ops->check(device, error);
 }
 
 void zero1__snapshot_end(zero1__snapshot *snapshot) {

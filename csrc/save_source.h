@@ -21,9 +21,11 @@ typedef struct zero1__snapshot {
   uint64_t bytes;   /* of all of them */
 } zero1__snapshot;
 
-/** Copies; the optimizer is between steps. ZERO1_ERR_MEMORY. Ended after a failure too. */
-zero1_status zero1__snapshot_begin(zero1__snapshot *snapshot, const zero1_optimizer *optimizer,
-                                   zero1__error *error);
+/** Copies; the optimizer is between steps. Zeroed before the first time, which makes room for it: the
+ *  room stays, because the first touch of memory takes several times as long as the copy.
+ *  ZERO1_ERR_MEMORY, ZERO1_ERR_DEVICE. */
+zero1_status zero1__snapshot_take(zero1__snapshot *snapshot, const zero1_optimizer *optimizer,
+                                  zero1__error *error);
 void zero1__snapshot_end(zero1__snapshot *snapshot);
 
 /** Walks the ranges; file and offset are left 0. Zeroed but for `optimizer`, then: */

@@ -38,7 +38,7 @@ enum {
    *  residual by itself; sync_params, params_changed and load wait until all is written. */
   ZERO1_SAVE_PINNED = 0,
   /** It is first copied to memory of the host, as much as the rank's files hold, and no update
-   *  waits. */
+   *  waits. That memory stays until destroy, for the next one. */
   ZERO1_SAVE_SNAPSHOT = 1
 };
 

@@ -473,8 +473,8 @@ typedef struct zero1_memory {
   uint64_t master_bytes;     /* 0 where the parameters are their own master */
   uint64_t exp_avg_bytes;
   uint64_t exp_avg_sq_bytes;
-  uint64_t workspace_bytes; /* receive rings, flags, layout tables; codes of 8 bits; on a GPU what
-                               checkpoints go through, from the first save on */
+  uint64_t workspace_bytes; /* receive rings, flags, layout tables; codes of 8 bits; what saves of
+                               checkpoints keep: a snapshot, on a GPU what state goes through */
   uint64_t total_bytes;     /* of all of the above */
   uint64_t padding_bytes;   /* of params, grads and state: to full blocks, shards and pages */
   uint64_t residual_bytes;  /* of gradients that travel in 8 bits; part of total_bytes */
