@@ -72,6 +72,7 @@ ZERO1_API zero1_status zero1_save_options_init(zero1_save_options *options, size
  *                wherever the process goes later
  *  [in] options  or NULL for the defaults
  *  On failure nothing has changed but for leftovers: the checkpoints before it stand, and `latest`.
+ *  (Only where the very last flush of ROOT fails is the new one there all the same, and whole.)
  *  ZERO1_ERR_IO: names the file and says why: the disk is full, a permission is missing, root is a
  *  file. ZERO1_ERR_LOCKED: names the job that writes there: host, process, since when.
  *  ZERO1_ERR_INVALID: names the option, or a parameter whose name is not UTF-8. ZERO1_ERR_STATE:
