@@ -1,5 +1,5 @@
 """Prints the results in a folder as Markdown: one JSON file of bench_step per case, one of
-compare.py per part, and the plots beside them."""
+compare.py per part, one of bench_checkpoint, and the plots beside them."""
 
 from __future__ import annotations
 
@@ -108,15 +108,7 @@ def print_part(part: str, result: dict[str, Any]) -> None:
           [part_row(part, case, row) for case in result["cases"] for row in case["subjects"]])
 
 
-def main() -> None:
-    folder = pathlib.Path(sys.argv[1])
-    found = {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in folder.glob("*.json")
-    }
-    steps = {name: found[name] for name in CASES if name in found}
-    if steps:
-        print_steps(steps)
+def print_parts(found: dict[str, dict[str, Any]], folder: pathlib.Path) -> None:
     parts = [part for part in PARTS if part in found]
     if not parts:
         return
@@ -130,6 +122,65 @@ def main() -> None:
         is_last = plot not in [PLOTS.get(later, later) for later in parts[at + 1:]]
         if is_last and (folder / f"{plot}.png").exists():
             print(f"\n![{PARTS[part]}]({plot}.png)")
+
+
+# ---- bench_checkpoint ----
+
+
+def asked_row(what: str, result: dict[str, Any], key: str, asked: str) -> list[str]:
+    return [what, cell(result[key], 3), f"{result[f'{key}_q1']:.3f} to {result[f'{key}_q3']:.3f}", asked]
+
+
+def print_checkpoint(result: dict[str, Any]) -> None:
+    pinned, snapshot = result["background"]
+    memory = {of["mode"]: of["own_mib"] for of in result["memory"]}
+    disk = result["filesystem"]
+    if disk in ("tmpfs", "ramfs"):
+        disk += ", which is memory and no disk"
+    print("\n# Checkpoints\n")
+    print(f"{result['numel']:,} parameters, {result['bytes'] / 1e6:,.0f} MB, {result['world_size']} ranks, "
+          f"{disk}; {result['cpu']}, {result['cores']} cores; medians of {result['rounds']} runs that take "
+          "turns. Plain: each rank writes the same bytes, 8 MiB a write, and flushes file and folder; "
+          "or reads them. Before each read, ours and theirs, the page cache was dropped: of a file at "
+          f"most {max(result['cached_plain'], result['cached_load']):.0%} was left in it. Every "
+          "checkpoint was loaded after training had gone on, and compared bit for bit.\n")
+    table(["", "ms", "MB/s", "plain ms", "MB/s", "plain / ours", "quartiles"], 1, [
+        [what, cell(result[ours], 0), cell(result["bytes"] / 1e3 / result[ours], 0),
+         cell(result[plain], 0), cell(result["bytes"] / 1e3 / result[plain], 0), cell(result[ratio], 2),
+         f"{result[f'{ratio}_q1']:.2f} to {result[f'{ratio}_q3']:.2f}"]
+        for what, ours, plain, ratio in (("save", "save_ms", "plain_write_ms", "write_ratio"),
+                                         ("load", "load_ms", "plain_read_ms", "read_ratio"))])  # yapf: disable
+    print(f"\nOf a save {result['write_ms']:.0f} ms were writing and flushing, of these "
+          f"{result['hash_ms']:.0f} ms checksums ({result['hash_ms'] / result['write_ms']:.1%}; XXH3 "
+          f"takes {result['xxh3_gbps']:.1f} GB/s on one thread), and {result['commit_ms']:.0f} ms "
+          "waiting for the other rank, the manifest, and the rename.\n")
+    print(f"A save in the background, under {result['length_ms']:.0f} ms of forward and backward "
+          "(timers):\n")
+    table(["", "median", "quartiles", "asked"], 1, [
+        asked_row("pinned: updates waited / the write", pinned, "stalled", "at most 0.05"),
+        asked_row("pinned: (step with it - without) / the write", pinned, "stall_seen", "at most 0.05"),
+        asked_row("snapshot: (call - copy) / save", result, "snapshot_called", "at most 0.05"),
+        asked_row("snapshot: the copy, ms", snapshot, "copy_ms", ""),
+        asked_row("snapshot: updates waited, ms", snapshot, "stall_ms", "0"),
+    ])  # yapf: disable
+    print("\nMemory of a rank besides, at the most: "
+          f"save {memory['save']:.0f} MiB, load {memory['load']:.0f}, pinned {memory['pinned']:.0f} (at "
+          f"most 64 are asked), snapshot {memory['snapshot']:.0f}, of which its copy is "
+          f"{result['snapshot_mib']:.0f}.")
+
+
+def main() -> None:
+    folder = pathlib.Path(sys.argv[1])
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in folder.glob("*.json")
+    }
+    steps = {name: found[name] for name in CASES if name in found}
+    if steps:
+        print_steps(steps)
+    print_parts(found, folder)
+    if "checkpoint" in found:
+        print_checkpoint(found["checkpoint"])
 
 
 main()
