@@ -15,7 +15,7 @@ static double status_mib(const char *field) {
   const int file = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
   const ssize_t bytes = file >= 0 ? read(file, text, sizeof text - 1) : -1;
   if (file >= 0) close(file);
-  bench_require(bytes > 0, "/proc/self/status: %s", strerror(errno));
+  bench_require(bytes > 0, "/proc/self/status: %m");
   text[bytes] = 0;
   const char *found = strstr(text, field);
   bench_require(found != NULL, "/proc/self/status: it has no %s", field);
@@ -45,8 +45,7 @@ void bench_memory_begin(bench_memory *memory) {
   atomic_init(&memory->ends, 0);
   memory->resident_mib = reset_most() ? status_mib("VmRSS:") : NAN;
   memory->before_mib = memory->most_mib = status_mib("RssAnon:");
-  bench_require(!pthread_create(&memory->thread, NULL, look, memory), "no thread: %s",
-                strerror(errno));
+  bench_require(!pthread_create(&memory->thread, NULL, look, memory), "no thread: %m");
 }
 
 double bench_memory_end(bench_memory *memory, double *resident_mib) {

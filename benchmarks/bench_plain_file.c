@@ -11,7 +11,7 @@
 
 static int open_or_end(const char *path, int flags) {
   const int file = open(path, flags | O_CLOEXEC, 0644);
-  bench_require(file >= 0, "%s: %s", path, strerror(errno));
+  bench_require(file >= 0, "%s: %m", path);
   return file;
 }
 
@@ -23,10 +23,10 @@ void bench_plain_write(const char *path, const void *data, size_t bytes) {
     const size_t left = bytes - done;
     const ssize_t wrote =
         write(file, (const char *)data + done, left < BENCH_PLAIN_PIECE ? left : BENCH_PLAIN_PIECE);
-    bench_require(wrote > 0, "%s: writing failed: %s", path, strerror(errno));
+    bench_require(wrote > 0, "%s: writing failed: %m", path);
     done += (size_t)wrote;
   }
-  bench_require(!fsync(file), "%s: flushing failed: %s", path, strerror(errno));
+  bench_require(!fsync(file), "%s: flushing failed: %m", path);
   close(file);
 }
 
@@ -36,7 +36,8 @@ void bench_plain_read(const char *path, void *data, size_t bytes) {
     const size_t left = bytes - done;
     const ssize_t got =
         read(file, (char *)data + done, left < BENCH_PLAIN_PIECE ? left : BENCH_PLAIN_PIECE);
-    bench_require(got > 0, "%s: reading failed: %s", path, got ? strerror(errno) : "it is short");
+    bench_require(got >= 0, "%s: reading failed: %m", path);
+    bench_require(got > 0, "%s: is too short", path);
     done += (size_t)got;
   }
   close(file);
@@ -44,13 +45,13 @@ void bench_plain_read(const char *path, void *data, size_t bytes) {
 
 void bench_flush_folder(const char *path) {
   const int folder = open_or_end(path, O_RDONLY | O_DIRECTORY);
-  bench_require(!fsync(folder), "%s: flushing failed: %s", path, strerror(errno));
+  bench_require(!fsync(folder), "%s: flushing failed: %m", path);
   close(folder);
 }
 
 size_t bench_file_bytes(const char *path) {
   struct stat found;
-  bench_require(!stat(path, &found), "%s: %s", path, strerror(errno));
+  bench_require(!stat(path, &found), "%s: %m", path);
   return (size_t)found.st_size;
 }
 
@@ -89,7 +90,7 @@ void bench_filesystem_name(const char *path, char *text, size_t text_bytes) {
                {0x2fc12fc1, "zfs"},   {0x0bd00bd0, "lustre"},  {0x858458f6, "ramfs"},
                {0x65735546, "fuse"},  {0xf2f52010, "f2fs"}};
   struct statfs found;
-  bench_require(!statfs(path, &found), "%s: %s", path, strerror(errno));
+  bench_require(!statfs(path, &found), "%s: %m", path);
   const unsigned long type = (unsigned long)found.f_type & 0xffffffff;
   snprintf(text, text_bytes, "type 0x%lx", type);
   for (size_t i = 0; i < sizeof known / sizeof *known; ++i)

@@ -7,7 +7,7 @@
 
 #include "bench_plain_file.h"
 #include "bench_world.h"
-#include "checkpoint_root.h"
+#include "checkpoint_folder.h"
 #include "manifest.h"
 
 static void require_done(const bench_saved *saved, const char *what, zero1_status status) {
@@ -99,8 +99,7 @@ void bench_saved_open(bench_saved *saved, bench_subject *subject, const char *di
   *saved = (bench_saved){.subject = subject};
   bench_require(strlen(dir) + 32 < sizeof saved->folder, "--dir: %s is too long", dir);
   snprintf(saved->folder, sizeof saved->folder, "%s/bench_checkpoint.XXXXXX", dir);
-  if (subject->rank == 0)
-    bench_require(mkdtemp(saved->folder) != NULL, "--dir: %s: %s", dir, strerror(errno));
+  if (subject->rank == 0) bench_require(mkdtemp(saved->folder) != NULL, "--dir: %s: %m", dir);
   MPI_Bcast(saved->folder, (int)sizeof saved->folder, MPI_CHAR, 0, MPI_COMM_WORLD);
   snprintf(saved->root, sizeof saved->root, "%s/root", saved->folder);
   snprintf(saved->plain, sizeof saved->plain, "%s/plain/rank-%05d", saved->folder, subject->rank);
@@ -120,8 +119,7 @@ double bench_saved_write_plain(const bench_saved *saved) {
   folder_of_plain(saved, folder);
   MPI_Barrier(MPI_COMM_WORLD);
   const int64_t begin_ns = zero1__now_ns();
-  if (saved->subject->rank == 0)
-    bench_require(!mkdir(folder, 0755), "%s: %s", folder, strerror(errno));
+  if (saved->subject->rank == 0) bench_require(!mkdir(folder, 0755), "%s: %m", folder);
   MPI_Barrier(MPI_COMM_WORLD);
   bench_plain_write(saved->plain, saved->data, saved->bytes);
   MPI_Barrier(MPI_COMM_WORLD);
