@@ -106,6 +106,16 @@ def test_a_checkpoint_that_does_not_verify_is_set_aside_and_kept(case):
     assert not bad.exists()
 
 
+def test_the_one_before_a_damaged_one_is_not_of_a_run_that_was_given_up(case):
+    case.save(10)
+    bad = case.save(20, "damaged")
+    case.save(90)  # of a run that went back to step 10
+    (case.root / "latest").unlink(missing_ok=True)
+    (case.root / "latest").symlink_to(bad.name)
+    assert case.run(plan="exit 0") == 0
+    assert case.events("event", "step") == [("set-aside", 10), ("start", 10), ("done", 10)]
+
+
 def test_one_that_is_set_aside_again_gets_another_name(case):
     case.save(20, "damaged")
     (case.root / "bad-step-000000000020").mkdir()
