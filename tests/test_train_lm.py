@@ -198,17 +198,17 @@ def test_no_checkpoint_is_a_run_from_the_start_that_says_so(unbroken, tmp_path):
 
 def test_a_rank_killed_at_a_random_moment_is_as_if_it_had_not_been(tmp_path):
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "killed")
-    whole.done("--save-every", "8", steps=300)
-    started = run.start("--save-every", "8", steps=300)
+    whole.done("--save-every", "20", steps=1500)
+    started = run.start("--save-every", "20", steps=1500)
     wait_until(lambda: len(run.steps()) > 0)
     time.sleep(random.uniform(0, 0.3))
     os.kill(random.choice(ranks_of(started)), signal.SIGKILL)
     started.communicate(timeout=60)
     assert started.returncode != 0
-    assert max(run.steps()) < 300
-    run.done("--resume", "--save-every", "8", steps=300)
+    assert max(run.steps()) < 1500
+    run.done("--resume", "--save-every", "20", steps=1500)
     assert run.rows() == whole.rows()
-    assert_same_checkpoint(run.checkpoint(300), whole.checkpoint(300))
+    assert_same_checkpoint(run.checkpoint(1500), whole.checkpoint(1500))
 
 
 @pytest.mark.parametrize("how", ["SIGUSR1 to mpirun", "SIGTERM to one rank", "SIGINT without mpirun"])
@@ -380,7 +380,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(tmp_path,
 
 def test_the_final_state_of_a_run_that_survived_kills_is_that_of_an_unbroken_one(tmp_path):
     whole, run, log = Run(tmp_path / "whole"), Run(tmp_path / "killed"), tmp_path / "events"
-    steps, often = 400 * (KILLS + 1), ("--save-every", "10", "--keep-last", "3", "--log-every", "100")
+    steps, often = 1000 * (KILLS + 1), ("--save-every", "10", "--keep-last", "3", "--log-every", "100")
     whole.done(*often, steps=steps)
     started = supervise(log, run.program(*often, steps=steps))
     moments = random.Random()
