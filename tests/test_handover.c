@@ -133,7 +133,7 @@ static const removal REMOVALS[] = {
      ALL},
     {"wait_grad gathered",
      {.name = "exchange", .world = 2, .ranks_per_node = 1, .no_overlap = 1, .grads_first = 1},
-     SLOW_COMM,
+     SLOW_COMPUTE,
      ALL},
     {"sync finished", NODE, SLOW_COMPUTE, ALL},
     {"sync finished", EXCHANGE, SLOW_COMM, ALL},
