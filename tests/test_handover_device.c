@@ -260,8 +260,8 @@ static void every_hand_over_is_needed(void) {
     const pid_t whole = start_child(i, 0), without = start_child(i, 1);
     CHECK_EQ(end_child(whole), 0);
     int status = end_child(without);
-    for (int32_t times = 8; !is_found(status) && times <= 32; times *= 2)
-      status = end_child(start_child(i, times)); /* the machine was busy elsewhere, maybe */
+    if (!is_found(status)) /* the machine was busy elsewhere, maybe */
+      status = end_child(start_child(i, 8));
     missed += !is_found(status);
     printf("  %2d  %-40s %-18s %s\n", i, at->removed, at->what.name, verdict_of(status));
     fflush(stdout);
