@@ -1,6 +1,7 @@
 """The package's idea of the C headers: sizes and offsets of every struct, every status, every call."""
 
 import ctypes
+import importlib.util
 import os
 import pathlib
 import re
@@ -96,3 +97,23 @@ def test_a_library_that_is_none_is_told_with_where_it_was_looked_for(tmp_path):
     ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True,
                            check=True)
     assert "ZERO1_LIBRARY" in ended.stdout and "none.so" in ended.stdout
+
+
+def has_setuptools() -> bool:
+    return bool(importlib.util.find_spec("setuptools")
+                and importlib.util.find_spec("setuptools.command.bdist_wheel"))
+
+
+@pytest.mark.skipif(not has_setuptools(), reason="setuptools 70.1 or later is not installed")
+def test_pip_installs_the_package_with_its_library(tmp_path):
+    shutil.copytree(ROOT / "python", tmp_path / "python",
+                    ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+                    "--no-build-isolation", "--target", tmp_path / "site", tmp_path / "python"], check=True,
+                   capture_output=True)
+    assert (tmp_path / "site" / "zero1" / "py.typed").exists()
+    environment = {key: value for key, value in os.environ.items() if key != "ZERO1_LIBRARY"}
+    program = "import zero1; print(zero1._library.library()._name, zero1.Comm.self().backend)"
+    ended = subprocess.run([sys.executable, "-c", program], env=environment | {"PYTHONPATH": str(tmp_path / "site")},
+                           cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(tmp_path / "site" / "zero1" / "libzero1.so"), "self"]
