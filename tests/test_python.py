@@ -129,6 +129,8 @@ def test_dropped_optimizers_leave_nothing():
     ([("a", "shape")], "invalid literal|neither"),
     ([("a", 3)], "neither a shape nor an array"),
     ([3], "a parameter is"),
+    ([("a", (2**64 + 2,))], "a.*does not fit"),
+    ([("a", (2,), 2**32)], "a.*does not fit"),
 ])
 def test_bad_parameters_are_refused_by_name(params, said):
     with pytest.raises(ValueError, match=said):
@@ -137,7 +139,8 @@ def test_bad_parameters_are_refused_by_name(params, said):
 
 @pytest.mark.parametrize("config, said", [
     ({"lr": -1.0}, "lr"), ({"beta1": 1.0}, "beta1"), ({"param_dtype": "fp64"}, "fp64.*fp32, bf16"),
-    ({"no_such": 1}, "no_such"), ({"threads": "two"}, "threads"), ({"lr": "fast"}, "group"),
+    ({"no_such": 1}, "no_such"), ({"threads": "two"}, "threads"), ({"threads": 2**32 + 1}, "threads.*fit"),
+    ({"lr": "fast"}, "group"),
     ({"groups": [zero1.Group()], "lr": 1.0}, "lr beside groups"), ({"groups": [1]}, "zero1.Group"),
     ({"comm": 3}, "zero1.Comm"), ({"reduce_group": 2}, "reduce_group"),
 ])
@@ -173,6 +176,24 @@ def test_frozen_parameters_have_no_gradient():
         assert opt.params["table"].tolist() == [1, 2, 3, 4]
         with pytest.raises(zero1.InvalidError, match="frozen"):
             opt.grads["table"] = values()["bias"]
+
+
+def test_a_parameter_of_no_element_is_a_parameter():
+    with zero1.Optimizer({"none": (0, 3), "bias": values()["bias"]}, lr=0.5, weight_decay=0.0) as opt:
+        one_step(opt)
+        assert opt.params["none"].shape == opt.grads["none"].shape == (0, 3)
+        assert opt.params["bias"][0] == pytest.approx(0.5)
+
+
+def test_residuals_are_those_of_8_bit_gradients():
+    with made() as opt:
+        assert opt.residual(0) is None
+    with made(grad_wire_dtype="int8") as opt:
+        opt.wait_params()
+        opt.grads["weight"] = numpy.linspace(0, 1, 12, dtype=numpy.float32).reshape(3, 4)
+        opt.grads_ready()
+        opt.step()
+        assert opt.residual(0).shape == (3, 4) and 0 < abs(opt.residual(0)).max() < 1 / 127
 
 
 def test_bf16_is_its_bits():

@@ -114,6 +114,7 @@ def test_pip_installs_the_package_with_its_library(tmp_path):
     assert (tmp_path / "site" / "zero1" / "py.typed").exists()
     environment = {key: value for key, value in os.environ.items() if key != "ZERO1_LIBRARY"}
     program = "import zero1; print(zero1._library.library()._name, zero1.Comm.self().backend)"
-    ended = subprocess.run([sys.executable, "-c", program], env=environment | {"PYTHONPATH": str(tmp_path / "site")},
-                           cwd=tmp_path, capture_output=True, text=True, check=True)
+    environment["PYTHONPATH"] = str(tmp_path / "site")
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True,
+                           text=True, check=True)
     assert ended.stdout.split() == [str(tmp_path / "site" / "zero1" / "libzero1.so"), "self"]

@@ -16,7 +16,7 @@ from .results import Group
 _CHOICES = {"param_dtype": DTYPES, "grad_dtype": DTYPES, "device": DEVICES, "grad_wire_dtype": WIRES,
             "param_wire_dtype": WIRES}
 _NOT_GIVEN = {"size", "version", "groups", "group_bytes", "group_count", "reserved"}
-_FIELDS = {name for name, _ in _structs.Config._fields_} - _NOT_GIVEN
+_FIELDS = {field[0] for field in _structs.Config._fields_} - _NOT_GIVEN
 _GROUP_FIELDS = set(Group.__dataclass_fields__)
 
 
@@ -48,12 +48,14 @@ def config_of(groups: Sequence[Group] | None, given: dict[str, Any]) -> _structs
         value = given[name]
         if name in _CHOICES:
             value = number_of(_CHOICES[name], value, name)
-        elif name == "agree_comm":
-            value = require(value).pointer if value is not None else None
+        elif name == "agree_comm" and value is not None:
+            value = require(value).pointer
         try:
             setattr(config, name, value)
         except TypeError as error:
             raise InvalidError(f"{name}: {error}") from None
+        if isinstance(value, int) and name != "stream" and getattr(config, name) != value:
+            raise InvalidError(f"{name}: {value} does not fit")  # ctypes would cut it off
     return config
 
 

@@ -25,7 +25,7 @@ def _create(name: str, *arguments: Any, count: int = 1, ranks_per_node: int = 0,
     status = getattr(library(), "zero1_" + name)(*arguments, ctypes.byref(options), comms)
     if status:
         raise failure(status, text.value)
-    return [Comm(Handle("comm", pointer)) for pointer in comms]
+    return [Comm(Handle("comm", pointer)) for pointer in comms if pointer]
 
 
 def _gatherer(world_size: int, allgather: Callable[[bytes], list[bytes]], problems: list[BaseException]) -> Any:
@@ -123,16 +123,16 @@ class Comm:
 
     @property
     def rank(self) -> int:
-        return library().zero1_comm_rank(self._handle.pointer)
+        return int(library().zero1_comm_rank(self._handle.pointer))
 
     @property
     def world_size(self) -> int:
-        return library().zero1_comm_world_size(self._handle.pointer)
+        return int(library().zero1_comm_world_size(self._handle.pointer))
 
     @property
     def ranks_per_node(self) -> int:
         """Number of ranks that share memory with this one, itself included."""
-        return library().zero1_comm_ranks_per_node(self._handle.pointer)
+        return int(library().zero1_comm_ranks_per_node(self._handle.pointer))
 
     @property
     def backend(self) -> str:

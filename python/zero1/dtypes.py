@@ -22,7 +22,9 @@ def number_of(choices: dict[str, int], name: str, what: str) -> int:
 
 def bf16_to_float32(bits: Any) -> numpy.ndarray:
     """[bits] uint16, any shape: the same values as float32, exactly."""
-    return (numpy.asarray(bits, numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32)
+    wide: numpy.ndarray = numpy.asarray(bits, numpy.uint16).astype(numpy.uint32) << 16
+    floats: numpy.ndarray = wide.view(numpy.float32)
+    return floats
 
 
 def float32_to_bf16(values: Any) -> numpy.ndarray:
@@ -33,10 +35,10 @@ def float32_to_bf16(values: Any) -> numpy.ndarray:
     return numpy.where(numpy.isnan(values), (bits >> 16) | 0x40, rounded).astype(numpy.uint16)
 
 
-def as_stored(value: Any, dtype: int, what: str) -> numpy.ndarray:
+def as_stored(given: Any, dtype: int, what: str) -> numpy.ndarray:
     """A value as a tensor of `dtype` (of DTYPES) stores it: float32, or bf16's bits of float32, uint16 or
     ml_dtypes.bfloat16. InvalidError: an array of another data type; nothing is converted unasked."""
-    value = numpy.asarray(value)
+    value: numpy.ndarray = numpy.asarray(given)
     if dtype == DTYPES["fp32"] and value.dtype == numpy.float32:
         return value
     if dtype == DTYPES["bf16"]:

@@ -136,7 +136,7 @@ class Optimizer(Checkpoints):
         return list(self._params)
 
     def __len__(self) -> int:
-        return library().zero1_optimizer_param_count(self._handle.pointer)
+        return int(library().zero1_optimizer_param_count(self._handle.pointer))
 
     def find(self, name: str) -> int:
         """Index of a parameter. InvalidError: there is none of that name."""

@@ -41,7 +41,7 @@ def param_of(given: Any) -> Param:
         raise InvalidError(f"a parameter is (name, shape or array[, group[, flags]]), not {given!r:.100}")
     name, what, *rest = given
     if isinstance(what, numpy.ndarray):
-        return Param(name, what.shape, *rest, value=what)
+        return dataclasses.replace(Param(name, what.shape, *rest), value=what)
     try:
         return Param(name, tuple(int(size) for size in what), *rest)
     except TypeError:
@@ -64,8 +64,10 @@ def specs_of(params: Sequence[Param]) -> Any:
             spec.name = param.name.encode()
         except UnicodeEncodeError:
             raise InvalidError(f"parameter {param.name!r} has a name that is not UTF-8") from None
-        spec.shape = (ctypes.c_int64 * max(len(param.shape), 1))(*param.shape)
-        spec.ndim, spec.group, spec.flags = len(param.shape), param.group, param.flags
+        sizes = (ctypes.c_int64 * max(len(param.shape), 1))(*param.shape)
+        spec.shape, spec.ndim, spec.group, spec.flags = sizes, len(param.shape), param.group, param.flags
+        if (tuple(sizes[:spec.ndim]), spec.group, spec.flags) != (param.shape, param.group, param.flags):
+            raise InvalidError(f"parameter {param.name!r} has a number that does not fit")  # ctypes cuts it off
     return specs
 
 
