@@ -1,0 +1,90 @@
+"""Who owns a handle of the library, and for how long.
+
+A Handle destroys what it holds when it is closed, or when nothing refers to it any more, or when the
+interpreter ends. NumPy views of the library's memory hold it, so that memory never goes under them: a
+handle that is closed with views in use refuses every call and is destroyed with the last view. It holds
+what it needs (an optimizer its communicator), which therefore goes after it."""
+
+import ctypes
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy
+
+from . import _mpi
+from ._library import library, text_of
+from .errors import PeerError, StateError, TimeoutError, error_of
+
+
+def _destroy(noun: str, pointer: int, needs: Any) -> None:
+    del needs  # held until now
+    getattr(library(), f"zero1_{noun}_{'close' if noun == 'checkpoint' else 'destroy'}")(
+        ctypes.byref(ctypes.c_void_p(pointer)))
+
+
+class Handle:
+    """[noun] comm, optimizer or checkpoint. `needs` is kept until after the handle is destroyed."""
+
+    def __init__(self, noun: str, pointer: int, needs: Any = None):
+        self.noun, self.closed = noun, False
+        self._pointer = pointer
+        self._finalizer = weakref.finalize(self, _destroy, noun, pointer, needs)
+
+    @property
+    def pointer(self) -> int:
+        if self.closed or not self._finalizer.alive:
+            raise StateError(f"the {self.noun} is closed")
+        return self._pointer
+
+    def check(self, status: int) -> None:
+        """Raises what `status`, which a call on this handle returned, stands for."""
+        if status:
+            raise failure(status, getattr(library(), f"zero1_{self.noun}_last_error")(self._pointer))
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """zero1_NAME(handle, arguments...); raises where that fails."""
+        self.check(getattr(library(), "zero1_" + name)(self.pointer, *arguments))
+
+
+class ClosedHandle(Handle):
+    """Stands where a handle was: what asks for its pointer raises."""
+
+    def __init__(self, noun: str):
+        self.noun, self.closed = noun, True
+
+
+def failure(status: int, raw: bytes | None) -> Exception:
+    """The exception of a status that is not 0, with the library's text."""
+    error = error_of(status, text_of(raw) or text_of(library().zero1_status_string(status)))
+    if isinstance(error, (PeerError, TimeoutError)):
+        _mpi.peer_is_lost()
+    return error
+
+
+class _Memory:
+    """What NumPy asks for where memory is. It becomes the base of the view, and holds the handle."""
+
+    def __init__(self, handle: Handle, address: int, shape: Sequence[int], typestr: str, writable: bool):
+        self.handle = handle
+        self.__array_interface__ = {"data": (address, not writable), "shape": tuple(shape),
+                                    "typestr": typestr, "version": 3}
+
+
+def view(handle: Handle, address: int, shape: Sequence[int], typestr: str = "<f4",
+         writable: bool = True) -> numpy.ndarray:
+    """The library's memory as an array, without a copy. It holds `handle`."""
+    if not address:  # of no element
+        return numpy.empty(tuple(shape), typestr)
+    return numpy.asarray(_Memory(handle, address, shape, typestr, writable))
+
+
+def guarded(call: Callable[..., int], problems: list[BaseException]) -> Callable[..., int]:
+    """`call` for the library, which cannot be passed through by an exception: that is kept, and -1."""
+    def guard(*arguments: Any) -> int:
+        try:
+            return call(*arguments)
+        except BaseException as problem:  # raised again where the library has returned
+            problems.append(problem)
+            return -1
+    return guard

@@ -1,0 +1,158 @@
+"""A program for mpirun: python_ranks.py SCENARIO FOLDER, for tests/test_python_ranks.py. Each rank prints one
+line at its end, or fails."""
+
+import hashlib
+import os
+import sys
+import time
+
+import numpy
+
+import zero1
+
+comm = zero1.Comm.world(timeout_seconds=20)
+folder = sys.argv[2]
+
+
+def made(**config) -> zero1.Optimizer:
+    """Each rank gives other values: rank 0's hold."""
+    params = {"weight": numpy.full((3, 300), comm.rank + 1, numpy.float32), "bias": numpy.zeros(4, numpy.float32)}
+    return zero1.Optimizer(params, comm=comm, lr=0.5, weight_decay=0.0, threads=1, **config)
+
+
+def one_step(opt: zero1.Optimizer, step: int) -> None:
+    """The sum over ranks is the same whatever their number: 12 shared out."""
+    opt.wait_params()
+    opt.grads["weight"] = numpy.full((3, 300), 12 * step / comm.world_size, numpy.float32)
+    opt.grads["bias"] = numpy.full(4, -12 / comm.world_size, numpy.float32)
+    opt.grads_ready()
+    opt.step()
+
+
+def said(expected: type[zero1.Error], call) -> str:
+    """The text of the exception that `call` raises, which is `expected`."""
+    try:
+        call()
+    except expected as error:
+        return str(error)
+    raise SystemExit(f"rank {comm.rank}: no {expected.__name__}")
+
+
+def hash_of(opt: zero1.Optimizer) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in opt.params)).hexdigest()
+
+
+def trains() -> str:
+    with made(grad_scale=1.0) as opt:
+        for step in (1, 2, 3):
+            one_step(opt, step)
+        opt.check_replicas()
+        info = opt.info()
+        owned = sum(part.end - part.begin for part in opt.owned())
+        return f"count {info.count} norm {info.grad_norm!r} params {hash_of(opt)} owned {owned}"
+
+
+def saves() -> str:
+    with made(grad_scale=1.0) as opt:
+        one_step(opt, 1)
+        opt.save(folder, rank_metadata={"rank": str(comm.rank)})
+        one_step(opt, 2)
+        opt.wait_params()
+        return "params " + hash_of(opt)
+
+
+def resumes() -> str:
+    with made(grad_scale=1.0) as opt:
+        opt.load(folder)
+        opt.set_grad_scale(1.0)  # loaded for an average over other ranks; ours add up to the same
+        one_step(opt, 2)
+        opt.wait_params()
+        return "params " + hash_of(opt)
+
+
+def lists_that_differ() -> str:
+    params = {"weight": (3, 4), "bias": (4 + (comm.rank == 1),)}
+    text = said(zero1.MismatchError, lambda: zero1.Optimizer(params, comm=comm))
+    assert "bias" in text, text
+    with made() as opt:  # the communicator is as good as before
+        one_step(opt, 1)
+        return f"count {opt.info().count}"
+
+
+def bad_argument_on_one_rank() -> str:
+    values = numpy.ones(4, numpy.float64 if comm.rank == 1 else numpy.float32)
+    text = said(zero1.InvalidError, lambda: zero1.Optimizer({"bias": values}, comm=comm))
+    assert ("float64" in text) == (comm.rank == 1), text
+    text = said(zero1.InvalidError,
+                lambda: zero1.Optimizer({"bias": (4,)}, comm=comm, **({"nothing": 1} if comm.rank == 1 else {})))
+    assert ("nothing" in text) == (comm.rank == 1), text
+    with made() as opt:
+        one_step(opt, 1)
+        return f"count {opt.info().count}"
+
+
+def exception_within_a_step() -> str:
+    """Rank 1 fails in backward: its peers raise with its words, at once."""
+    start = time.monotonic()
+
+    def run() -> None:
+        with made() as opt:
+            one_step(opt, 1)
+            opt.wait_params()
+            opt.grad_ready(1)
+            if comm.rank == 1:
+                raise ArithmeticError("backward of rank 1 failed")
+            opt.grad_ready(0)
+            opt.step()
+            opt.info()
+
+    if comm.rank == 1:
+        try:
+            run()
+        except ArithmeticError:
+            return "raised"
+        raise SystemExit("rank 1: no ArithmeticError")
+    text = said(zero1.AbortedError, run)
+    assert "backward of rank 1 failed" in text, text
+    assert time.monotonic() - start < 10
+    return "raised"
+
+
+def exception_that_nothing_catches() -> str:
+    """No `with` and no `except` on rank 1: the end of its interpreter is enough for its peers to raise."""
+    global opt
+    opt = made()
+    opt.grad_ready(1)
+    if comm.rank == 1:
+        raise ArithmeticError("rank 1 ends")
+    opt.grad_ready(0)
+
+    def finish() -> None:
+        opt.step()
+        opt.info()
+
+    said(zero1.Error, finish)
+    return "raised"
+
+
+def without_mpi() -> str:
+    """The ranks are introduced to each other by files, and train over that."""
+    global comm
+    calls = [0]
+
+    def gather(data: bytes) -> list[bytes]:
+        calls[0] += 1
+        names = [os.path.join(folder, f"{calls[0]}-{rank}") for rank in range(comm.world_size)]
+        with open(names[comm.rank] + ".part", "wb") as out:
+            out.write(data)
+        os.rename(names[comm.rank] + ".part", names[comm.rank])
+        while not all(map(os.path.exists, names)):
+            time.sleep(0.01)
+        return [open(name, "rb").read() for name in names]
+
+    comm = zero1.Comm.from_allgather(comm.rank, comm.world_size, gather)
+    return trains()
+
+
+scenario = sys.argv[1]
+sys.stdout.write(f"rank {comm.rank}: {globals()[scenario]()}\n")
