@@ -43,21 +43,19 @@ static zero1_status find(zero1_optimizer *optimizer, const char *dir, char *path
   return ZERO1_OK;
 }
 
-static zero1_status gather_found(zero1_optimizer *optimizer, found *mine) {
+/* status: what this rank found by itself. */
+static zero1_status gather_found(zero1_optimizer *optimizer, zero1_status status, found *mine) {
   const size_t world = (size_t)optimizer->comm->world_size;
-  found *all = calloc(world, sizeof *all);
-  zero1_status status = ZERO1_OK;
-  if (!all)
-    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %zu ranks", world);
-  status = zero1__optimizer_agree(optimizer, status);
-  if (!status) status = zero1__optimizer_gather(optimizer, mine, all, sizeof *mine);
+  void *gathered;
+  status = zero1__optimizer_collect(optimizer, status, mine, sizeof *mine, &gathered);
+  const found *all = gathered;
   for (size_t rank = 1; rank < world && !status; ++rank)
     if (all[rank].manifest != all[0].manifest || all[rank].options != all[0].options)
       status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH, "ranks 0 and %zu have %s", rank,
                            all[rank].options != all[0].options ? "given different options"
                                                                : "found different checkpoints");
   if (!status) *mine = all[0];
-  free(all);
+  free(gathered);
   return status;
 }
 
@@ -76,16 +74,15 @@ static zero1_status open_reader(zero1_optimizer *optimizer, const char *dir,
   zero1_status status = zero1__optimizer_check_idle(optimizer);
   if (!status) status = find(optimizer, dir, path, sizeof path, &mine);
   mine.options = hash_options(options);
-  status = zero1__optimizer_agree(optimizer, status);
-  if (!status) status = gather_found(optimizer, &mine);
+  status = gather_found(optimizer, status, &mine);
   if (status) return status;
   if (*mine.name == '/')
     memcpy(path, mine.name, sizeof mine.name);
   else
     snprintf(path, sizeof path, "%s%s%s", dir, *mine.name ? "/" : "", mine.name);
-  status = zero1__optimizer_agree(optimizer, zero1__reader_begin(reader, path, &optimizer->error));
+  status = zero1__reader_begin(reader, path, &optimizer->error);
   mine.manifest = reader->manifest.xxh3 | 1;
-  return status ? status : gather_found(optimizer, &mine);
+  return gather_found(optimizer, status, &mine);
 }
 
 /* ---- what changes ---- */

@@ -140,16 +140,13 @@ static zero1_status check_alike(zero1_optimizer *optimizer, const introduction *
 
 /* Rank 0's token in *mine. */
 static zero1_status introduce(zero1_optimizer *optimizer, introduction *mine) {
-  const size_t world = (size_t)optimizer->comm->world_size;
-  introduction *all = calloc(world, sizeof *all);
-  zero1_status status = ZERO1_OK;
-  if (!all)
-    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %zu ranks", world);
-  status = zero1__optimizer_agree(optimizer, status);
-  if (!status) status = zero1__optimizer_gather(optimizer, mine, all, sizeof *mine);
+  void *gathered;
+  zero1_status status =
+      zero1__optimizer_collect(optimizer, ZERO1_OK, mine, sizeof *mine, &gathered);
+  const introduction *all = gathered;
   if (!status) status = check_alike(optimizer, all);
   if (!status) mine->token = all[0].token;
-  free(all);
+  free(gathered);
   return status;
 }
 

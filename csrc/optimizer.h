@@ -65,6 +65,11 @@ zero1_status zero1__optimizer_agree(zero1_optimizer *optimizer, zero1_status sta
 zero1_status zero1__optimizer_gather(zero1_optimizer *optimizer, const void *mine, void *all,
                                      size_t bytes);
 
+/** Both: where every rank came with ZERO1_OK, *all is what each has, [world_size * bytes] in rank
+ *  order, to be freed; else NULL. */
+zero1_status zero1__optimizer_collect(zero1_optimizer *optimizer, zero1_status status,
+                                      const void *mine, size_t bytes, void **all);
+
 /** Masters become the parameters; keep: but for those that still round to their parameter. */
 void zero1__optimizer_set_masters(zero1_optimizer *optimizer, int32_t keep);
 

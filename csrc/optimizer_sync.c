@@ -59,6 +59,20 @@ zero1_status zero1__optimizer_gather(zero1_optimizer *optimizer, const void *min
   return note_loss(optimizer, status);
 }
 
+zero1_status zero1__optimizer_collect(zero1_optimizer *optimizer, zero1_status status,
+                                      const void *mine, size_t bytes, void **all) {
+  const int32_t world = optimizer->comm->world_size;
+  *all = calloc((size_t)world, bytes);
+  if (!status && !*all)
+    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %d ranks", world);
+  status = zero1__optimizer_agree(optimizer, status);
+  if (!status) status = zero1__optimizer_gather(optimizer, mine, *all, bytes);
+  if (!status) return ZERO1_OK;
+  free(*all);
+  *all = NULL;
+  return status;
+}
+
 /* All ranks wait here whatever each found wrong by itself. */
 static zero1_status agree_idle(zero1_optimizer *optimizer) {
   return zero1__optimizer_agree(optimizer, zero1__optimizer_check_idle(optimizer));
@@ -110,17 +124,14 @@ static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
   if (!status && (root < 0 || root >= comm->world_size))
     status = zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "root is %d, not in [0, %d)", root,
                          comm->world_size);
-  int32_t *roots = calloc((size_t)comm->world_size, sizeof *roots);
-  if (!status && !roots)
-    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %d ranks",
-                         comm->world_size);
-  status = zero1__optimizer_agree(optimizer, status);
-  if (!status) status = zero1__optimizer_gather(optimizer, &root, roots, sizeof root);
+  void *all;
+  status = zero1__optimizer_collect(optimizer, status, &root, sizeof root, &all);
+  const int32_t *roots = all;
   for (int32_t rank = 1; rank < comm->world_size && !status; ++rank)
     if (roots[rank] != roots[0])
       status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
                            "root is %d on rank 0 and %d on rank %d", roots[0], roots[rank], rank);
-  free(roots);
+  free(all);
   return status;
 }
 
