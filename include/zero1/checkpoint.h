@@ -218,15 +218,6 @@ ZERO1_API const char *zero1_checkpoint_value(zero1_checkpoint *checkpoint, int32
 ZERO1_API zero1_status zero1_checkpoint_file(zero1_checkpoint *checkpoint, int64_t index,
                                              const char **name, uint64_t *bytes);
 
-/** What can be read of a parameter. */
-enum {
-  ZERO1_STATE_PARAM = 0,        /* its value: of a trainable one its master, rounded */
-  ZERO1_STATE_MASTER_PARAM = 1, /* fp32; of a frozen one its value, widened */
-  ZERO1_STATE_EXP_AVG = 2,      /* trainable alone, as the next ones; fp32 */
-  ZERO1_STATE_EXP_AVG_SQ = 3,
-  ZERO1_STATE_RESIDUAL = 4 /* of one rank; where has_residual */
-};
-
 /** Elements [begin, end) of a state of a parameter, verified as they are read.
  *  [in]  rank   of a residual; else not looked at
  *  [in]  dtype  ZERO1_DTYPE_ of out: rounded to nearest even, or widened

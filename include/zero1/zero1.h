@@ -439,6 +439,15 @@ ZERO1_API zero1_status zero1_optimizer_set_skip_grad_norm(zero1_optimizer *optim
 
 /* ---- what a rank owns, and what it costs ---- */
 
+/** What there is of a parameter. */
+enum {
+  ZERO1_STATE_PARAM = 0, /* its value: in a checkpoint of a trainable one its master, rounded */
+  ZERO1_STATE_MASTER_PARAM = 1, /* fp32; in a checkpoint of a frozen one its value, widened */
+  ZERO1_STATE_EXP_AVG = 2,      /* trainable alone, as the next ones; fp32 */
+  ZERO1_STATE_EXP_AVG_SQ = 3,
+  ZERO1_STATE_RESIDUAL = 4 /* of one rank; where gradients travel in 8 bits */
+};
+
 /** A range of one parameter that this rank owns, and its state. */
 typedef struct zero1_owned {
   size_t size;         /* as passed to zero1_optimizer_owned */
@@ -462,6 +471,32 @@ ZERO1_API zero1_status zero1_optimizer_owned_count(zero1_optimizer *optimizer, i
  *  ZERO1_ERR_INVALID: beyond owned_count. Errors as info. */
 ZERO1_API zero1_status zero1_optimizer_owned(zero1_optimizer *optimizer, int64_t first,
                                              int64_t count, zero1_owned *owned, size_t owned_bytes);
+
+/** Sets a state of parameter `index` to what comes from elsewhere, of another library's optimizer,
+ *  say. Each rank keeps the part that it owns, so that all give the same values. Parameters
+ *  themselves are written where they are, and sync_params or params_changed called; separate
+ *  masters are set here before params_changed, which keeps those that round to their parameter.
+ *  Waits for the last step, and for a save that is under way. Not collective.
+ *  [in] state   ZERO1_STATE_MASTER_PARAM, _EXP_AVG or _EXP_AVG_SQ
+ *  [in] values  [numel] fp32, memory of the host; borrowed during the call
+ *  ZERO1_ERR_INVALID: no such parameter or state; a frozen parameter; the master of a parameter that
+ *  is its own. ZERO1_ERR_STATE: gradients are on their way. Errors as info. */
+ZERO1_API zero1_status zero1_optimizer_set_state(zero1_optimizer *optimizer, int64_t index,
+                                                 int32_t state, const float *values);
+
+/** A state of parameter `index` as a whole, of the parts that all ranks own. (A checkpoint takes less
+ *  memory and time.) Collective; waits for the last step.
+ *  [in]  state   ZERO1_STATE_MASTER_PARAM (the parameter where that is its own), _EXP_AVG or
+ *                _EXP_AVG_SQ
+ *  [out] values  [numel] fp32, memory of the host; NULL on ranks that do not want it
+ *  ZERO1_ERR_INVALID: no such parameter or state, or a frozen parameter. ZERO1_ERR_MISMATCH: the
+ *  ranks asked for several. ZERO1_ERR_MEMORY. Errors as sync_params. */
+ZERO1_API zero1_status zero1_optimizer_get_state(zero1_optimizer *optimizer, int64_t index,
+                                                 int32_t state, float *values);
+
+/** Sets the number of updates done so far, by which moments are corrected. Collective; waits.
+ *  ZERO1_ERR_INVALID: below 0. ZERO1_ERR_MISMATCH: the ranks gave several. Errors as sync_params. */
+ZERO1_API zero1_status zero1_optimizer_set_count(zero1_optimizer *optimizer, int64_t count);
 
 /** Bytes really allocated by this rank, by purpose. Memory that the ranks of a node share counts
  *  once per node: each of them reports its part. */

@@ -11,10 +11,10 @@ from . import _structs
 from ._create import create
 from ._handle import ClosedHandle, view
 from ._library import STREAM_DEFAULT, library
-from .checkpoint import Checkpoints
+from .checkpoint import STATES, Checkpoints
 from .comm import Comm
-from .dtypes import DTYPES, TYPESTR, as_stored
-from .errors import DivergedError, UnsupportedError
+from .dtypes import DTYPES, TYPESTR, as_stored, number_of
+from .errors import DivergedError, InvalidError, UnsupportedError
 from .params import Param, Tensors
 from .results import Group, Info, Memory, Owned, from_struct, group_of, info_of
 
@@ -267,6 +267,28 @@ class Optimizer(Checkpoints):
         state = {name: view(self._handle, getattr(struct, name), [struct.end - struct.begin], writable=False)
                  if struct.on_host else None for name in names}
         return from_struct(Owned, struct, **state)
+
+    def set_state(self, index: int, state: str, values: numpy.ndarray) -> None:
+        """Sets a state to what comes from elsewhere; each rank keeps the part that it owns.
+        [state] "master_param" (set before params_changed), "exp_avg" or "exp_avg_sq"
+        [values] float32 of the parameter's shape, the same on every rank. Waits; not collective."""
+        values = numpy.ascontiguousarray(values)
+        if values.dtype != numpy.float32 or values.size != self._params[index].numel:
+            raise InvalidError(f"parameter {self._params[index].name!r}: {state} is {values.dtype} "
+                               f"{list(values.shape)}, not float32 {list(self._params[index].shape)}")
+        self._handle.call("optimizer_set_state", index, number_of(STATES, state, "state"), values.ctypes.data)
+
+    def get_state(self, index: int, state: str, wanted: bool = True) -> numpy.ndarray | None:
+        """A state as a whole, float32 of the parameter's shape; None where it is not `wanted` on this rank.
+        [state] "master_param", "exp_avg" or "exp_avg_sq". Collective; waits."""
+        values = numpy.empty(self._params[index].shape, numpy.float32) if wanted else None
+        address = None if values is None else values.ctypes.data
+        self._handle.call("optimizer_get_state", index, number_of(STATES, state, "state"), address)
+        return values
+
+    def set_count(self, count: int) -> None:
+        """Sets the number of updates done so far. Collective; waits."""
+        self._handle.call("optimizer_set_count", count)
 
     def memory(self) -> Memory:
         struct = _structs.Memory()
