@@ -67,6 +67,14 @@ def _check_values(params: list[Param], config: _structs.Config) -> None:
             as_stored(param.value, config.param_dtype, f"parameter {param.name!r}")
 
 
+def refuse(comm: Comm) -> None:
+    """In place of create, on a rank that has found an error of its own: meets the others, all of which raise."""
+    handle, refused, made = require(comm), _structs.Config(), ctypes.c_void_p()
+    library().zero1_config_init(ctypes.byref(refused), ctypes.sizeof(refused))
+    library().zero1_optimizer_create(handle.pointer, ctypes.byref(refused), None,
+                                     ctypes.sizeof(_structs.ParamSpec), -1, ctypes.byref(made))
+
+
 def create(comm: Comm, given: Iterable[Any], groups: Sequence[Group] | None,
            arguments: dict[str, Any]) -> tuple[list[Param], Handle]:
     """Collective. What is wrong with this rank's arguments is found before ranks meet; it meets them all the
@@ -78,10 +86,7 @@ def create(comm: Comm, given: Iterable[Any], groups: Sequence[Group] | None,
         specs = specs_of(params)
         _check_values(params, config)
     except (Error, TypeError, ValueError, OverflowError):
-        refused = _structs.Config()
-        library().zero1_config_init(ctypes.byref(refused), ctypes.sizeof(refused))
-        library().zero1_optimizer_create(handle.pointer, ctypes.byref(refused), None,
-                                         ctypes.sizeof(_structs.ParamSpec), -1, ctypes.byref(made))
+        refuse(comm)
         raise
     status = library().zero1_optimizer_create(handle.pointer, ctypes.byref(config), specs,
                                               ctypes.sizeof(_structs.ParamSpec), len(params),

@@ -62,6 +62,11 @@ def world_handle() -> int:
     raise UnsupportedError(f"Comm.world() does not know this MPI; start it with mpi4py: {text}")
 
 
+def is_started() -> bool:
+    """Whether the program runs MPI. UnsupportedError: libzero1 has none."""
+    return _flag("MPI_Initialized") and not _flag("MPI_Finalized")
+
+
 def _finalize() -> None:
     if not _state["lost"] and not _flag("MPI_Finalized"):
         function("MPI_Finalize")()
