@@ -1,7 +1,7 @@
 """Parameters on their way to forward, where step does not wait for them: each is waited for just before the
 forward of the module that it belongs to.
 
-That is of use only for those which nothing else reads before. The first forward is watched: what its module's hook
+That is of use only for those which nothing else reads before. The first forward with gradients is watched: what its module's hook
 has not waited for, or what something has read outside its module (a tied weight called functionally), is waited for
 at the end of step from then on. So is what a hook did not see since the last step: that of a compiled module, say.
 A parameter that gets a gradient and was never waited for is an error."""
@@ -95,7 +95,8 @@ class Waits:
     # ---- the first forward ----
 
     def _begin_watch(self, *_: Any) -> None:
-        if not self._watched and not self._watch and not torch.compiler.is_compiling():
+        if (torch.is_grad_enabled() and not self._watched and not self._watch
+                and not torch.compiler.is_compiling()):
             self._watch = _Watch(self._saw)
             self._watch.__enter__()
 
@@ -104,10 +105,11 @@ class Waits:
         if index is not None and not self._inside[index]:
             self._outside.add(index)
 
-    def _end_watch(self, *_: Any) -> None:
+    def _end_watch(self, _module: Any, _inputs: Any, output: Any) -> None:
+        """[output] None: an exception has ended it, perhaps, so that the next one is watched."""
         if self._watch and not torch.compiler.is_compiling():
             self._watch.__exit__(None, None, None)
-            self._watch, self._watched = None, True
+            self._watch, self._watched = None, output is not None
             self._inside = [0] * len(self._inside)
 
     # ---- waiting ----
