@@ -1,5 +1,5 @@
 /* The optimizer's handle: what it is made of. Its calls: optimizer.c (life), optimizer_step.c,
- * optimizer_sync.c (parameters and replicas), optimizer_query.c. */
+ * optimizer_sync.c (parameters and replicas), optimizer_query.c, optimizer_state.c. */
 #ifndef ZERO1__OPTIMIZER_H
 #define ZERO1__OPTIMIZER_H
 

@@ -4,8 +4,11 @@
 
 #include "optimizer.h"
 
-/* Elements that a rank gives at once. */
-#define PIECE_NUMEL 65536
+/* Bytes of all ranks that travel at once. */
+#define GATHER_BYTES ((int64_t)8 << 20)
+
+/* Steps add to it. */
+#define COUNT_MAX (INT64_MAX / 2)
 
 /* Nothing is under way that reads or writes state: neither a step nor a save. */
 static zero1_status begin(zero1_optimizer *optimizer, const char *call) {
@@ -32,8 +35,11 @@ static zero1_status check(zero1_optimizer *optimizer, int64_t index, int32_t sta
   return ZERO1_OK;
 }
 
+/* Of offloaded buckets an fp32 parameter has a master beside it, too, but one without bits of its
+ * own. */
 static zero1_status check_own_master(zero1_optimizer *optimizer, int64_t index, int32_t state) {
-  if (state != ZERO1_STATE_MASTER_PARAM || zero1__buffers_have_masters(&optimizer->buffers))
+  if (state != ZERO1_STATE_MASTER_PARAM ||
+      optimizer->channel->config.param_dtype != ZERO1_DTYPE_FP32)
     return ZERO1_OK;
   return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID,
                      "parameter '%.100s' is its own master: it is written instead",
@@ -42,19 +48,24 @@ static zero1_status check_own_master(zero1_optimizer *optimizer, int64_t index, 
 
 /* ---- the parts of ranks ---- */
 
+static int64_t clamp(int64_t element, int64_t numel) {
+  if (element < 0) return 0;
+  return element < numel ? element : numel;
+}
+
 /* What a rank owns of a parameter, which has elements, in one bucket: a run of these, in the state
- * as in the parameter. Empty: nothing. */
+ * as in the parameter. Empty: nothing.
+ *
+ * Worked example: 600 elements from block 2 on, 2 ranks, buckets of 4 blocks. In bucket 0 rank 0 has
+ * blocks 0 and 1, elements [-512, 0): none; rank 1 has blocks 2 and 3, elements [0, 512). In bucket 1
+ * rank 0 has blocks 4 and 5, elements [512, 1024), of which 88 are there. */
 static zero1__range owned(const zero1_optimizer *optimizer, int64_t index, int64_t bucket,
                           int32_t rank) {
   const int64_t place = optimizer->layout.place_begin[index];
   const int64_t numel = optimizer->registry.numel[index];
   const zero1__range blocks = zero1__layout_shard(&optimizer->layout, bucket, rank);
-  zero1__range elements = {(blocks.begin - place) * ZERO1__BLOCK,
-                           (blocks.end - place) * ZERO1__BLOCK};
-  if (elements.begin < 0) elements.begin = 0;
-  if (elements.end > numel) elements.end = numel;
-  if (elements.end < elements.begin) elements.end = elements.begin;
-  return elements;
+  return (zero1__range){clamp((blocks.begin - place) * ZERO1__BLOCK, numel),
+                        clamp((blocks.end - place) * ZERO1__BLOCK, numel)};
 }
 
 /* Elements of the parameter's state, which this rank owns: from `values`, or to them. */
@@ -115,33 +126,44 @@ static zero1_status agree_what(zero1_optimizer *optimizer, int64_t index, int32_
   return status;
 }
 
-/* Elements [at, at + PIECE_NUMEL) of what each rank owns in a bucket. */
-static zero1__range piece_of(zero1__range elements, int64_t at) {
-  zero1__range piece = {elements.begin + at, elements.begin + at + PIECE_NUMEL};
-  if (piece.begin > elements.end) piece.begin = elements.end;
-  if (piece.end > elements.end) piece.end = elements.end;
-  return piece;
+/* Elements that a rank gives at once: no more than it owns of any bucket. */
+static int64_t piece_numel(const zero1_optimizer *optimizer) {
+  const int64_t world = optimizer->comm->world_size;
+  const int64_t most = GATHER_BYTES / (int64_t)sizeof(float) / world + ZERO1__BLOCK;
+  const int64_t owned_most = optimizer->layout.bucket_blocks / world * ZERO1__BLOCK;
+  return owned_most < most ? owned_most : most;
 }
 
-/* room: [PIECE_NUMEL] of this rank, then of every rank. */
-static zero1_status gather_bucket(zero1_optimizer *optimizer, int64_t index, int32_t state,
-                                  int64_t bucket, float *room, float *values) {
-  const int32_t world = optimizer->comm->world_size;
-  float *const gathered = room + PIECE_NUMEL;
+/* Elements [at, at + most) of what a rank owns in a bucket. */
+static zero1__range piece_of(zero1__range elements, int64_t at, int64_t most) {
+  const int64_t numel = elements.end - elements.begin;
+  return (zero1__range){elements.begin + clamp(at, numel),
+                        elements.begin + clamp(at + most, numel)};
+}
+
+static int64_t longest_part(const zero1_optimizer *optimizer, int64_t index, int64_t bucket) {
   int64_t longest = 0;
-  for (int32_t rank = 0; rank < world; ++rank) {
+  for (int32_t rank = 0; rank < optimizer->comm->world_size; ++rank) {
     const zero1__range elements = owned(optimizer, index, bucket, rank);
     if (elements.end - elements.begin > longest) longest = elements.end - elements.begin;
   }
-  for (int64_t at = 0; at < longest; at += PIECE_NUMEL) {
-    const int64_t numel = longest - at < PIECE_NUMEL ? longest - at : PIECE_NUMEL;
-    const zero1__range mine = owned(optimizer, index, bucket, optimizer->comm->rank);
-    copy_state(optimizer, index, state, piece_of(mine, at), NULL, room);
+  return longest;
+}
+
+/* room: [piece_numel] of this rank, then of every rank. */
+static zero1_status gather_bucket(zero1_optimizer *optimizer, int64_t index, int32_t state,
+                                  int64_t bucket, float *room, float *values) {
+  const int64_t most = piece_numel(optimizer), longest = longest_part(optimizer, index, bucket);
+  const zero1__range mine = owned(optimizer, index, bucket, optimizer->comm->rank);
+  float *const gathered = room + most;
+  for (int64_t at = 0; at < longest; at += most) {
+    const int64_t numel = clamp(most, longest - at);
+    copy_state(optimizer, index, state, piece_of(mine, at, most), NULL, room);
     const zero1_status status =
         zero1__optimizer_gather(optimizer, room, gathered, (size_t)numel * sizeof *room);
     if (status) return status;
-    for (int32_t rank = 0; rank < world && values; ++rank) {
-      const zero1__range piece = piece_of(owned(optimizer, index, bucket, rank), at);
+    for (int32_t rank = 0; rank < optimizer->comm->world_size && values; ++rank) {
+      const zero1__range piece = piece_of(owned(optimizer, index, bucket, rank), at, most);
       memcpy(values + piece.begin, gathered + rank * numel,
              (size_t)(piece.end - piece.begin) * sizeof *values);
     }
@@ -154,11 +176,11 @@ zero1_status zero1_optimizer_get_state(zero1_optimizer *optimizer, int64_t index
   zero1_status status = zero1__optimizer_begin_collective(optimizer, "get_state");
   if (!status) status = agree_what(optimizer, index, state);
   if (status) return status;
-  const size_t rooms = (size_t)optimizer->comm->world_size + 1;
-  float *room = calloc(rooms * PIECE_NUMEL, sizeof *room);
+  const size_t numel = (size_t)piece_numel(optimizer) * ((size_t)optimizer->comm->world_size + 1);
+  float *room = calloc(numel + 1, sizeof *room); /* of padding, what travels is zero */
   if (!room)
-    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for parts of %zu ranks",
-                         rooms - 1);
+    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for parts of %d ranks",
+                         optimizer->comm->world_size);
   status = zero1__optimizer_agree(optimizer, status);
   const zero1__range buckets = zero1__layout_buckets_of(&optimizer->layout, index);
   for (int64_t bucket = buckets.begin; bucket < buckets.end && !status; ++bucket)
@@ -173,8 +195,9 @@ zero1_status zero1_optimizer_get_state(zero1_optimizer *optimizer, int64_t index
 static zero1_status agree_count(zero1_optimizer *optimizer, int64_t count) {
   void *all;
   zero1_status status = zero1__optimizer_check_idle(optimizer);
-  if (!status && count < 0)
-    status = zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "count is %lld", (long long)count);
+  if (!status && (count < 0 || count > COUNT_MAX))
+    status = zero1__fail(&optimizer->error, ZERO1_ERR_INVALID, "count is %lld, not in [0, %lld]",
+                         (long long)count, (long long)COUNT_MAX);
   status = zero1__optimizer_collect(optimizer, status, &count, sizeof count, &all);
   const int64_t *counts = all;
   for (int32_t rank = 1; rank < optimizer->comm->world_size && !status; ++rank)

@@ -35,7 +35,8 @@ typedef struct zero1_pair {
 enum {
   /** It is written from where it is: the next update waits for the writer, bucket by bucket. Takes
    *  no memory in proportion to the state. Until it has ended the caller writes no parameter and no
-   *  residual by itself; sync_params, params_changed and load wait until all is written. */
+   *  residual by itself; sync_params, params_changed, set_state and load wait until all is
+   *  written. */
   ZERO1_SAVE_PINNED = 0,
   /** It is first copied to memory of the host, as much as the rank's files hold, and no update
    *  waits. That memory stays until destroy, for the next one. */

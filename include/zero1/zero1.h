@@ -475,12 +475,15 @@ ZERO1_API zero1_status zero1_optimizer_owned(zero1_optimizer *optimizer, int64_t
 /** Sets a state of parameter `index` to what comes from elsewhere, of another library's optimizer,
  *  say. Each rank keeps the part that it owns, so that all give the same values. Parameters
  *  themselves are written where they are, and sync_params or params_changed called; separate
- *  masters are set here before params_changed, which keeps those that round to their parameter.
+ *  masters (of bf16 parameters, or of a param_wire_dtype of bf16) are set here, and params_changed
+ *  comes after: it keeps those that round to their parameter, and sync_params keeps none.
  *  Waits for the last step, and for a save that is under way. Not collective.
  *  [in] state   ZERO1_STATE_MASTER_PARAM, _EXP_AVG or _EXP_AVG_SQ
- *  [in] values  [numel] fp32, memory of the host; borrowed during the call
+ *  [in] values  [numel] fp32, memory of the host; borrowed during the call. NULL where numel is 0
  *  ZERO1_ERR_INVALID: no such parameter or state; a frozen parameter; the master of a parameter that
- *  is its own. ZERO1_ERR_STATE: gradients are on their way. Errors as info. */
+ *  is its own; NULL. ZERO1_ERR_STATE: gradients are on their way. ZERO1_ERR_SPENT. The error of the
+ *  last step, as info, where the caller does not know it yet. With an error nothing is set, but for
+ *  ZERO1_ERR_DEVICE. */
 ZERO1_API zero1_status zero1_optimizer_set_state(zero1_optimizer *optimizer, int64_t index,
                                                  int32_t state, const float *values);
 
@@ -488,14 +491,16 @@ ZERO1_API zero1_status zero1_optimizer_set_state(zero1_optimizer *optimizer, int
  *  memory and time.) Collective; waits for the last step.
  *  [in]  state   ZERO1_STATE_MASTER_PARAM (the parameter where that is its own), _EXP_AVG or
  *                _EXP_AVG_SQ
- *  [out] values  [numel] fp32, memory of the host; NULL on ranks that do not want it
+ *  [out] values  [numel] fp32, memory of the host; NULL on ranks that do not want it. Undefined
+ *                after an error
  *  ZERO1_ERR_INVALID: no such parameter or state, or a frozen parameter. ZERO1_ERR_MISMATCH: the
- *  ranks asked for several. ZERO1_ERR_MEMORY. Errors as sync_params. */
+ *  ranks asked for several. ZERO1_ERR_MEMORY. ZERO1_ERR_DEVICE. Errors as sync_params. */
 ZERO1_API zero1_status zero1_optimizer_get_state(zero1_optimizer *optimizer, int64_t index,
                                                  int32_t state, float *values);
 
-/** Sets the number of updates done so far, by which moments are corrected. Collective; waits.
- *  ZERO1_ERR_INVALID: below 0. ZERO1_ERR_MISMATCH: the ranks gave several. Errors as sync_params. */
+/** Sets the number of updates done so far, by which moments are corrected; `attempts` of zero1_info
+ *  becomes the same. Collective; waits.
+ *  ZERO1_ERR_INVALID: below 0, or above INT64_MAX / 2. ZERO1_ERR_MISMATCH: the ranks gave several. Errors as sync_params. */
 ZERO1_API zero1_status zero1_optimizer_set_count(zero1_optimizer *optimizer, int64_t count);
 
 /** Bytes really allocated by this rank, by purpose. Memory that the ranks of a node share counts
