@@ -219,6 +219,12 @@ static void create_fails_on_every_rank_and_then_succeeds(void) {
 
 /* ---- training ---- */
 
+static void must_have_count(zero1_optimizer *optimizer, int64_t count) {
+  zero1_info info;
+  CHECK_STATUS(zero1_optimizer_info(optimizer, &info, sizeof info), ZERO1_OK);
+  CHECK_EQ(info.count, count);
+}
+
 static void rank_trains_without_memory(int32_t rank, zero1_comm *comm, void *arg) {
   pthread_barrier_t *barrier = arg;
   zero1_optimizer *optimizer;
@@ -232,6 +238,9 @@ static void rank_trains_without_memory(int32_t rank, zero1_comm *comm, void *arg
   CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), ZERO1_ERR_MEMORY);
   CHECK_TEXT(zero1_optimizer_last_error(optimizer), "memory");
   CHECK_STATUS(zero1_optimizer_check_replicas(optimizer, NULL), ZERO1_ERR_MEMORY);
+  CHECK_STATUS(zero1_optimizer_get_state(optimizer, 0, ZERO1_STATE_EXP_AVG, NULL),
+               ZERO1_ERR_MEMORY);
+  CHECK_STATUS(zero1_optimizer_set_count(optimizer, 5), ZERO1_ERR_MEMORY);
   pthread_barrier_wait(barrier);
   if (rank == 0) atomic_store(&all_left, INT64_MAX);
   pthread_barrier_wait(barrier);
@@ -239,7 +248,16 @@ static void rank_trains_without_memory(int32_t rank, zero1_comm *comm, void *arg
   CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), ZERO1_ERR_MEMORY);
   CHECK_STATUS(zero1_optimizer_check_replicas(optimizer, NULL), ZERO1_ERR_MEMORY);
   if (rank != 1) CHECK_TEXT(zero1_optimizer_last_error(optimizer), "rank 1: ");
+  CHECK_STATUS(zero1_optimizer_set_count(optimizer, 5), ZERO1_ERR_MEMORY);
+  for (int n = 0; n < 2; ++n) { /* to agree on what is asked for, and for the parts of all ranks */
+    if (rank == 1) own_left = n;
+    CHECK_STATUS(zero1_optimizer_get_state(optimizer, 0, ZERO1_STATE_EXP_AVG, NULL),
+                 ZERO1_ERR_MEMORY);
+    if (rank != 1) CHECK_TEXT(zero1_optimizer_last_error(optimizer), "rank 1: ");
+  }
   own_left = INT64_MAX;
+  must_have_count(optimizer, 2);
+  CHECK_STATUS(zero1_optimizer_get_state(optimizer, 0, ZERO1_STATE_EXP_AVG, NULL), ZERO1_OK);
   misuse_check_works(optimizer);
   zero1_optimizer_destroy(&optimizer);
 }

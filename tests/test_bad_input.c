@@ -13,6 +13,7 @@
 static void every_function_takes_null_for_a_handle(void) {
   int64_t number = 0;
   int32_t rank = 0;
+  float value = 0;
   void *pointer = NULL;
   zero1_group group;
   zero1_info info;
@@ -45,6 +46,9 @@ static void every_function_takes_null_for_a_handle(void) {
   CHECK_STATUS(zero1_optimizer_set_skip_grad_norm(NULL, 1), invalid);
   CHECK_STATUS(zero1_optimizer_owned_count(NULL, &number), invalid);
   CHECK_STATUS(zero1_optimizer_owned(NULL, 0, 1, &owned, sizeof owned), invalid);
+  CHECK_STATUS(zero1_optimizer_set_state(NULL, 0, ZERO1_STATE_EXP_AVG, &value), invalid);
+  CHECK_STATUS(zero1_optimizer_get_state(NULL, 0, ZERO1_STATE_EXP_AVG, &value), invalid);
+  CHECK_STATUS(zero1_optimizer_set_count(NULL, 0), invalid);
   CHECK_STATUS(zero1_optimizer_memory(NULL, &memory, sizeof memory), invalid);
   CHECK_STATUS(zero1_optimizer_check_replicas(NULL, &rank), invalid);
   CHECK_STATUS(zero1_optimizer_create(NULL, NULL, NULL, 0, 0, &none), invalid);

@@ -14,6 +14,14 @@ static zero1_status check_replicas(zero1_optimizer *optimizer) {
   return zero1_optimizer_check_replicas(optimizer, NULL);
 }
 
+static zero1_status get_state(zero1_optimizer *optimizer) {
+  return zero1_optimizer_get_state(optimizer, 0, ZERO1_STATE_EXP_AVG, NULL);
+}
+
+static zero1_status set_count(zero1_optimizer *optimizer) {
+  return zero1_optimizer_set_count(optimizer, 1);
+}
+
 typedef struct call {
   const char *name; /* as the error names it */
   zero1_status (*make)(zero1_optimizer *optimizer);
@@ -21,7 +29,9 @@ typedef struct call {
 
 static const call calls[] = {{"sync_params", sync_params},
                              {"params_changed", zero1_optimizer_params_changed},
-                             {"check_replicas", check_replicas}};
+                             {"check_replicas", check_replicas},
+                             {"get_state", get_state},
+                             {"set_count", set_count}};
 enum { CALLS = sizeof calls / sizeof *calls };
 
 /* Rank 0 makes one call, the others another. (Gradients that peers never send end in the timeout: a

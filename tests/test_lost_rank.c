@@ -73,6 +73,7 @@ static void check_spent(zero1_optimizer *optimizer, zero1_status status) {
   zero1_info info;
   zero1_owned owned;
   void *pointer;
+  float values[5] = {0};
   char text[200];
   snprintf(text, sizeof text, "%.150s", zero1_optimizer_last_error(optimizer));
   const zero1_status spent = ZERO1_ERR_SPENT;
@@ -85,6 +86,9 @@ static void check_spent(zero1_optimizer *optimizer, zero1_status status) {
   CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), spent);
   CHECK_STATUS(zero1_optimizer_params_changed(optimizer), spent);
   CHECK_STATUS(zero1_optimizer_check_replicas(optimizer, NULL), spent);
+  CHECK_STATUS(zero1_optimizer_set_state(optimizer, 1, ZERO1_STATE_EXP_AVG, values), spent);
+  CHECK_STATUS(zero1_optimizer_get_state(optimizer, 1, ZERO1_STATE_EXP_AVG, values), spent);
+  CHECK_STATUS(zero1_optimizer_set_count(optimizer, 1), spent);
   CHECK_TEXT(zero1_optimizer_last_error(optimizer), text);
   CHECK_STATUS(zero1_optimizer_wait_param(optimizer, 0, device_thread_stream()), status);
   CHECK_STATUS(zero1_optimizer_wait_grad(optimizer, 0, device_thread_stream()), status);

@@ -50,8 +50,8 @@ static void take(trainer *self, whole *all) {
   for (int32_t i = 0; i < self->what->param_count; ++i) {
     const int wanted = i % self->world_size == self->rank;
     for (int s = 0; s < STATES && !trainer_is_frozen(self, i); ++s)
-      must(self->optimizer, zero1_optimizer_get_state(self->optimizer, i, s + 1,
-                                                      wanted ? all->states[s][i] : NULL));
+      must(self->optimizer,
+           zero1_optimizer_get_state(self->optimizer, i, s + 1, wanted ? all->states[s][i] : NULL));
   }
   CHECK_STATUS(zero1_optimizer_wait_params(self->optimizer, self->caller.streams[0]), ZERO1_OK);
   for (int32_t i = 0; i < self->what->param_count && !self->rank; ++i)
@@ -256,11 +256,11 @@ static void set_and_get(int32_t rank, zero1_comm *comm, void *arg) {
         for (int64_t e = 0; e < what->params[i].numel; ++e) values[e] = odd(state, i, e);
         memset(got, 1, sizeof got);
         if (!pass) {
-          must(trained.optimizer, zero1_optimizer_set_state(trained.optimizer, i, state,
-                                                            bytes ? values : NULL));
+          must(trained.optimizer,
+               zero1_optimizer_set_state(trained.optimizer, i, state, bytes ? values : NULL));
         } else {
-          must(trained.optimizer, zero1_optimizer_get_state(trained.optimizer, i, state,
-                                                            wanted ? got : NULL));
+          must(trained.optimizer,
+               zero1_optimizer_get_state(trained.optimizer, i, state, wanted ? got : NULL));
           if (wanted) CHECK(!memcmp(values, got, bytes));
         }
       }
