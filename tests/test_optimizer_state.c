@@ -155,13 +155,14 @@ static promise_case other_layout(const promise_case *from, const promise_case *t
   return made;
 }
 
-/* 1 to 4 ranks to 1 to 4 ranks; fp32, bf16, and fp32 whose parameters travel in bf16. */
+/* 1 to 4 ranks to 1 to 4 ranks; fp32, bf16, and fp32 whose parameters travel in bf16. On devices a
+ * part of the pairs. */
 static void training_goes_on_elsewhere_with_the_same_bits(void) {
   static const int32_t wires[] = {ZERO1_WIRE_AS_IN_MEMORY, ZERO1_WIRE_AS_IN_MEMORY,
                                   ZERO1_WIRE_BF16};
   const promise_sample samples[2] = {promise_shuffle(21, 16), promise_shuffle(22, 16)};
   setenv("ZERO1_ISA", "baseline", 1);
-  for (int32_t i = 0; i < 16; ++i) {
+  for (int32_t i = 0; i < 16; i += device_is_cuda() ? 7 : 1) {
     const int32_t n = 1 + i % 4, m = 1 + i / 4;
     promise_case from = promise_case_of(&samples[0], i, n, i % 3 ? n : 1);
     promise_case to = promise_case_of(&samples[1], i, m, i % 5 > 1 ? m : 1);

@@ -21,7 +21,7 @@ static void fill(float *values, float value) {
   for (int e = 0; e < WIDE_NUMEL; ++e) values[e] = value;
 }
 
-/* All of a state of the widest parameter is `value`; for `text`, what is said of it otherwise. */
+/* All of a state of the widest parameter is `value`. */
 static void check_state(trainer *self, int32_t state, float value) {
   float values[WIDE_NUMEL];
   must(self->optimizer, zero1_optimizer_get_state(self->optimizer, WIDE, state, values));
@@ -222,6 +222,7 @@ static void set_behind_a_failure(trainer *self, const char *root) {
   must(self->optimizer, zero1_optimizer_set_state(self->optimizer, WIDE, 2, values));
   check_state(self, 2, 6);
   must(self->optimizer, zero1_optimizer_set_count(self->optimizer, 2));
+  (void)trainer_forward(self);
   check_goes_on(self);
 }
 
