@@ -11,7 +11,8 @@ from . import _structs
 from ._create import create
 from ._handle import ClosedHandle, view
 from ._library import STREAM_DEFAULT, library
-from .checkpoint import STATES, Checkpoints
+from ._saving import Checkpoints
+from .checkpoint import STATES
 from .comm import Comm
 from .dtypes import DTYPES, TYPESTR, as_stored, number_of
 from .errors import DivergedError, InvalidError, UnsupportedError
@@ -19,8 +20,8 @@ from .params import Param, Tensors
 from .results import Group, Info, Memory, Owned, from_struct, group_of, info_of
 
 
-def _stream(stream: int | None) -> ctypes.c_void_p:
-    return STREAM_DEFAULT if stream is None else ctypes.c_void_p(stream)
+def _stream(stream: int | None) -> ctypes.c_void_p | int:
+    return STREAM_DEFAULT if stream is None else stream
 
 
 class Optimizer(Checkpoints):
@@ -101,7 +102,8 @@ class Optimizer(Checkpoints):
     def abort(self, reason: str = "") -> None:
         """This rank cannot go on: peers that wait for it, now or later, raise AbortedError with `reason`.
         The optimizer is spent. Not collective."""
-        library().zero1_optimizer_abort(self._handle.pointer, reason.encode("utf-8", "replace"))
+        library().zero1_optimizer_abort(self._handle.pointer,
+                                        reason.encode("utf-8", "replace").replace(b"\0", b"?"))
 
     def __enter__(self) -> "Optimizer":
         return self
@@ -141,7 +143,7 @@ class Optimizer(Checkpoints):
     def find(self, name: str) -> int:
         """Index of a parameter. InvalidError: there is none of that name."""
         index = ctypes.c_int64()
-        self._handle.call("optimizer_find", name.encode(), ctypes.byref(index))
+        self._handle.call("optimizer_find", name, ctypes.byref(index))
         return index.value
 
     def _address(self, call: str, index: int) -> int:
