@@ -89,7 +89,7 @@ class Reader(Mapping[str, numpy.ndarray]):
         param = self.params[index]
         shape = param.shape
         if begin is not None or end is not None:
-            begin = checked(ctypes.c_int64, "begin", begin or 0)
+            begin = checked(ctypes.c_int64, "begin", 0 if begin is None else begin)
             end = checked(ctypes.c_int64, "end", param.numel if end is None else end)
             if not 0 <= begin <= end <= param.numel:
                 raise InvalidError(f"{name!r}: there are no elements [{begin}, {end}): it has {param.numel}")
