@@ -172,7 +172,11 @@ def bad_number_on_one_rank() -> str:
                      lambda: opt.save_async(folder, mode="later" if wrong else "pinned"),
                      lambda: opt.save(folder + "\0" if wrong else folder),
                      lambda: opt.load(folder, allow_extra="a\0b" if wrong else None),
-                     lambda: opt.load(3 if wrong else folder)):
+                     lambda: opt.load(3 if wrong else folder),
+                     lambda: opt.set_count(2**64 if wrong else 1),
+                     lambda: opt.get_state(2**64 if wrong else 0, "exp_avg"),
+                     lambda: opt.get_state(7 if wrong else 0, "exp_avg"),
+                     lambda: opt.get_state(0, "none" if wrong else "exp_avg")):
             said(zero1.InvalidError, call)
         one_step(opt, 1)
         return f"count {opt.info().count}"

@@ -107,6 +107,28 @@ def test_an_index_is_not_wrapped_around():
         assert one_step(opt).count == 1
 
 
+def test_state_is_set_of_a_parameter_that_is_there_with_as_many_values():
+    with made() as opt:
+        opt.set_state(numpy.int64(1), "exp_avg", numpy.arange(4, dtype=numpy.float32))
+        assert opt.get_state(numpy.int64(1), "exp_avg").tolist() == [0, 1, 2, 3]
+        for index in (-1, 3, 2**64 + 1, 1.0, None):
+            with pytest.raises(zero1.InvalidError):
+                opt.set_state(index, "exp_avg", numpy.zeros(4, numpy.float32))
+            with pytest.raises(zero1.InvalidError):
+                opt.get_state(index, "exp_avg")
+        for index in (1, numpy.int64(1)):
+            for wrong in (numpy.zeros(3, numpy.float32), numpy.zeros(4)):
+                with pytest.raises(zero1.InvalidError, match="'bias'"):
+                    opt.set_state(index, "exp_avg", wrong)
+        for call in (lambda: opt.set_state(1, "none", numpy.zeros(4, numpy.float32)), lambda: opt.get_state(1, "none")):
+            with pytest.raises(zero1.InvalidError, match="state is 'none'"):
+                call()
+        with pytest.raises(zero1.InvalidError, match="count is"):
+            opt.set_count(2**64 + 1)
+        opt.set_count(5)
+        assert one_step(opt).count == 6
+
+
 def test_nan_is_no_hyper_parameter():
     with made() as opt:
         for call in (opt.set_lr, opt.set_grad_scale, opt.set_max_grad_norm, opt.set_skip_grad_norm,

@@ -85,7 +85,7 @@ def kind_of(c: str) -> object:
     plain = c.removeprefix("const")
     if plain in NUMBERS | FUNCTIONS:
         return (NUMBERS | FUNCTIONS)[plain]
-    if plain == "char*" or plain == "void*":
+    if plain in ("char*", "void*", "float*"):
         return ctypes.c_char_p if c == "constchar*" else ctypes.c_void_p
     if plain.endswith("**"):
         return ctypes.POINTER(ctypes.c_char_p if plain == "char**" else ctypes.c_void_p)

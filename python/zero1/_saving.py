@@ -7,7 +7,7 @@ from typing import Any
 
 from . import _structs
 from ._handle import Handle
-from ._library import library, options_of
+from ._library import options_of
 from .dtypes import number_of
 from .errors import InvalidError
 from .results import SaveReport, from_struct
@@ -35,12 +35,11 @@ class Checkpoints:
     _handle: Handle
 
     def _collective(self, call: str, path: str | os.PathLike[str], options: Callable[[], Any]) -> None:
-        """zero1_CALL(handle, path, options()). Where these raise, the ranks meet all the same, with a path
-        that the library refuses, so that every rank raises."""
+        """zero1_CALL(handle, path, options()); where the options are wrong every rank raises."""
         try:
             made = options()
         except InvalidError:
-            getattr(library(), "zero1_" + call)(self._handle.pointer, None, None)
+            self._handle.meet(call, None, None)
             raise
         self._handle.call(call, path, ctypes.byref(made))
 
