@@ -80,14 +80,25 @@ def checked(kind: Any, name: str, value: Any) -> Any:
     return _address(name, value) if kind is c_void_p else value
 
 
+def _plain(argument: Argument) -> tuple[Any, Any, Any]:
+    """A type of Python and a range: values of it that cross over as they are. (A NaN is in no range.)"""
+    if argument.kind is c_double:
+        return float, -math.inf, math.inf
+    if argument.kind is c_char_p:
+        return int, 1, 0  # none: each is looked at
+    _, low, high = _INTEGERS[c_uint64 if argument.kind is c_void_p else argument.kind]
+    return int, low, high
+
+
 def checking(call: Any, arguments: Sequence[Any]) -> Callable[..., Any]:
     """A function of the library that checks what is an Argument, and then makes the call."""
     given = [(place, argument) for place, argument in enumerate(arguments) if isinstance(argument, Argument)]
     refused = {place: argument.refused for place, argument in given if argument.refused is not ...}
+    plain: list[tuple[int, Any, Any, Any]] = [(place, *_plain(argument)) for place, argument in given]
     if not given:
         return call  # type: ignore[no-any-return]
 
-    def checking_call(*values: Any) -> Any:
+    def careful_call(*values: Any) -> Any:
         passed = list(values)
         try:
             for place, argument in given:
@@ -97,6 +108,13 @@ def checking(call: Any, arguments: Sequence[Any]) -> Callable[..., Any]:
                 call(*(refused.get(place, value) for place, value in enumerate(values)))
             raise
         return call(*passed)
+
+    def checking_call(*values: Any) -> Any:
+        for place, kind, low, high in plain:  # quickly: it is between a layer and the next one
+            value = values[place]
+            if type(value) is not kind or not low <= value <= high:
+                return careful_call(*values)
+        return call(*values)
     return checking_call
 
 

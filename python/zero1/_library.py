@@ -18,7 +18,7 @@ from .errors import UnsupportedError, VersionError
 #: ZERO1_VERSION of the headers that this package speaks.
 VERSION = 100
 
-STREAM_DEFAULT = ctypes.c_void_p(-1)
+STREAM_DEFAULT = ctypes.c_void_p(-1).value or 0  #: ZERO1_STREAM_DEFAULT
 
 ALLGATHER = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, c_void_p, c_size_t)
 PROGRESS = ctypes.CFUNCTYPE(c_int32, c_void_p, ctypes.c_uint64, ctypes.c_uint64)

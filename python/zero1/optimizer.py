@@ -21,7 +21,7 @@ from .params import Param, Tensors
 from .results import Group, Info, Memory, Owned, from_struct, group_of, info_of
 
 
-def _stream(stream: int | None) -> ctypes.c_void_p | int:
+def _stream(stream: int | None) -> int:
     return STREAM_DEFAULT if stream is None else stream
 
 
