@@ -8,6 +8,7 @@
 #include "checkpoint_reader.h"
 #include "checkpoint_root.h"
 #include "checkpoint_state.h"
+#include "export.h"
 #include "struct_size.h"
 #include "zero1/checkpoint.h"
 
@@ -244,4 +245,23 @@ zero1_status zero1_checkpoint_verify(zero1_checkpoint *checkpoint, int32_t threa
   return keep(checkpoint,
               zero1__reader_verify(&checkpoint->reader, threads, progress, context, &error),
               &error);
+}
+
+zero1_status zero1_checkpoint_export(zero1_checkpoint *checkpoint, const char *out,
+                                     const zero1_export_options *options,
+                                     zero1_progress_fn progress, void *context, int64_t *file_count,
+                                     uint64_t *bytes) {
+  zero1__error error = {0};
+  if (file_count) *file_count = 0;
+  if (bytes) *bytes = 0;
+  if (!checkpoint) return ZERO1_ERR_INVALID;
+  if (!out || !*out)
+    return fail(checkpoint, ZERO1_ERR_INVALID, out ? "out is empty" : "out is NULL");
+  zero1__export_job job = {
+      .reader = &checkpoint->reader, .out = out, .progress = progress, .context = context};
+  const zero1_status status = keep(checkpoint, zero1__export(&job, options, &error), &error);
+  if (status) return status;
+  if (file_count) *file_count = job.file_count;
+  if (bytes) *bytes = (uint64_t)job.total_bytes;
+  return ZERO1_OK;
 }

@@ -1,9 +1,11 @@
 """Puts libzero1.so beside the package: that of ZERO1_LIBRARY, that of the checkout's build folder, or
-one that CMake builds now. Where there is none of these, the package looks for the system's."""
+one that CMake builds now, with the options in CMAKE_ARGS. Where there is none of these, the package looks
+for the system's."""
 
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -30,8 +32,10 @@ def built_library(folder: pathlib.Path) -> pathlib.Path | None:
     if not (ROOT / "CMakeLists.txt").exists() or not shutil.which("cmake"):
         return None
     options = [f"-DZERO1_BUILD_{part}=OFF" for part in ("TESTS", "EXAMPLES", "BENCHMARKS")]
+    options += shlex.split(os.environ.get("CMAKE_ARGS", ""))
     subprocess.run(["cmake", "-S", ROOT, "-B", folder, "-DCMAKE_BUILD_TYPE=Release", *options], check=True)
-    subprocess.run(["cmake", "--build", folder, "--target", "zero1", "--parallel"], check=True)
+    subprocess.run(["cmake", "--build", folder, "--target", "zero1", "--parallel", str(os.cpu_count() or 1)],
+                   check=True)
     return folder / "libzero1.so"
 
 

@@ -1,8 +1,10 @@
 """A program for mpirun: python_ranks.py SCENARIO FOLDER, for tests/test_python_ranks.py. Each rank prints one
 line at its end, or fails."""
 
+import gc
 import hashlib
 import os
+import pathlib
 import sys
 import time
 
@@ -10,8 +12,13 @@ import numpy
 
 import zero1
 
-comm = zero1.Comm.world(timeout_seconds=20)
-folder = sys.argv[2]
+scenario, folder = sys.argv[1:]
+if scenario.startswith("mpi4py"):
+    from mpi4py import MPI  # starts MPI, and ends it
+
+    comm = zero1.Comm.from_mpi4py(MPI.COMM_WORLD, timeout_seconds=20)
+else:
+    comm = zero1.Comm.world(timeout_seconds=20)
 
 
 def made(**config) -> zero1.Optimizer:
@@ -154,5 +161,84 @@ def without_mpi() -> str:
     return trains()
 
 
-scenario = sys.argv[1]
-sys.stdout.write(f"rank {comm.rank}: {globals()[scenario]()}\n")
+def bad_number_on_one_rank() -> str:
+    """What does not fit a number of C, and is refused before it gets there, is no reason for peers to wait."""
+    wrong = comm.rank == 1
+    with made() as opt:
+        opt.save(folder)
+        for call in (lambda: opt.sync_params(2**40 if wrong else 0),
+                     lambda: opt.save(folder, keep_last=2**70 if wrong else 1),
+                     lambda: opt.save(folder, metadata={"epoch": 3 if wrong else "3"}),
+                     lambda: opt.save_async(folder, mode="later" if wrong else "pinned"),
+                     lambda: opt.save(folder + "\0" if wrong else folder),
+                     lambda: opt.load(folder, allow_extra="a\0b" if wrong else None),
+                     lambda: opt.load(3 if wrong else folder),
+                     lambda: opt.set_count(2**64 if wrong else 1),
+                     lambda: opt.get_state(2**64 if wrong else 0, "exp_avg"),
+                     lambda: opt.get_state(7 if wrong else 0, "exp_avg"),
+                     lambda: opt.get_state(0, "none" if wrong else "exp_avg")):
+            said(zero1.InvalidError, call)
+        one_step(opt, 1)
+        return f"count {opt.info().count}"
+
+
+def resources() -> tuple[int, ...]:
+    """Resident bytes, descriptors, threads."""
+    gc.collect()
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return (pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd")),
+            len(os.listdir("/proc/self/task")))
+
+
+def drops() -> str:
+    """Communicators and optimizers that nobody closes."""
+    def drop() -> None:
+        opt = zero1.Optimizer({"large": numpy.ones(64 * 1024, numpy.float32)},
+                              comm=zero1.Comm.world(timeout_seconds=20), threads=1)
+        opt.wait_params()
+        opt.grads_ready()
+        opt.step()
+        opt.info()
+
+    for _ in range(5):
+        drop()
+    comm.barrier()
+    before = resources()
+    for _ in range(60):
+        drop()
+    comm.barrier()
+    after = resources()
+    assert after[0] - before[0] < 16 << 20 and after[1:] == before[1:], (before, after)
+    return "nothing is left"
+
+
+def mpi4py_trains() -> str:
+    """Beside mpi4py's own messages; and Comm.world takes the MPI that mpi4py has started."""
+    result = trains()
+    assert MPI.COMM_WORLD.allreduce(comm.rank) == sum(range(comm.world_size))
+    with zero1.Comm.world() as world:
+        assert (world.rank, world.world_size) == (MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size)
+    return result
+
+
+def later_with_mpi4py() -> str:
+    """mpi4py finds MPI started by Comm.world, and leaves the end to it."""
+    global MPI, comm
+    from mpi4py import MPI
+
+    comm = zero1.Comm.from_mpi4py(MPI.COMM_WORLD, timeout_seconds=20)
+    return mpi4py_trains()
+
+
+def mpi4py_splits() -> str:
+    """Ranks 0 and 2 train together, in reverse order, and rank 1 alone: as many bits as on the world."""
+    global comm
+    world = comm
+    part = MPI.COMM_WORLD.Split(world.rank % 2, -world.rank)
+    with zero1.Comm.from_mpi4py(part, timeout_seconds=20) as comm:
+        part.Free()  # it was duplicated
+        return f"{comm.rank} of {comm.world_size}: {trains()}"
+
+
+rank = comm.rank
+sys.stdout.write(f"rank {rank}: {globals()[scenario]()}\n")

@@ -55,7 +55,8 @@ def test_a_checkpoint_goes_on_at_other_numbers_of_ranks(tmp_path):
         assert set(lines(ranks, "resumes", tmp_path)) == whole
 
 
-@pytest.mark.parametrize("scenario, ranks", [("lists_that_differ", 2), ("bad_argument_on_one_rank", 3)])
+@pytest.mark.parametrize("scenario, ranks", [("lists_that_differ", 2), ("bad_argument_on_one_rank", 3),
+                                             ("bad_number_on_one_rank", 2)])
 def test_one_ranks_mistake_is_everyones_exception_and_training_goes_on(tmp_path, scenario, ranks):
     assert lines(ranks, scenario, tmp_path) == ["count 1"] * ranks
 
@@ -69,6 +70,13 @@ def test_an_exception_that_nothing_catches_leaves_no_rank_waiting(tmp_path):
     assert ended.returncode != 0
     assert "ArithmeticError: rank 1 ends" in ended.stderr
     assert "Segmentation" not in ended.stderr
+
+
+def test_dropped_communicators_and_optimizers_leave_nothing(tmp_path):
+    shared = pathlib.Path("/dev/shm")
+    before = {path.name for path in shared.glob("*zero1*")}
+    assert lines(2, "drops", tmp_path) == ["nothing is left"] * 2
+    assert {path.name for path in shared.glob("*zero1*")} <= before
 
 
 def losses(ended: subprocess.CompletedProcess) -> list[float]:

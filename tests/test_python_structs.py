@@ -1,9 +1,7 @@
-"""The package's idea of the C headers: sizes and offsets of every struct, every status, every call."""
+"""The package's idea of the C headers: sizes and offsets of every struct, every status, every call, every constant."""
 
 import ctypes
-import importlib.util
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -11,18 +9,14 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "python"))
-os.environ.setdefault("ZERO1_LIBRARY", str(ROOT / "build" / "libzero1.so"))
-
+from python_case import ROOT, needs_library
 import zero1
-from zero1 import _library, _structs, errors
+from zero1 import _arguments, _library, _saving, _structs, dtypes, errors
 
 HEADERS = [ROOT / "include" / "zero1" / name for name in ("status.h", "comm.h", "zero1.h", "checkpoint.h")]
 TEXT = "\n".join(path.read_text() for path in HEADERS)
 
-pytestmark = pytest.mark.skipif(not pathlib.Path(os.environ["ZERO1_LIBRARY"]).exists(),
-                                reason="libzero1.so is not built")
+pytestmark = needs_library
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
@@ -64,21 +58,99 @@ def test_a_status_of_a_newer_library_is_an_error_with_its_number():
     assert type(raised) is zero1.Error and raised.status == -99
 
 
+# ---- calls ----
+
+#: Calls that have no Python form, and why.
+WITHOUT_A_FORM = {"group_init": "the defaults of zero1.Group are its own: a test compares them with C's"}
+
+NUMBERS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "uint32_t": ctypes.c_uint32,
+           "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t, "double": ctypes.c_double,
+           "zero1_status": ctypes.c_int32}
+FUNCTIONS = {"zero1_allgather_fn": _library.ALLGATHER, "zero1_progress_fn": _library.PROGRESS}
+
+
+def declarations() -> dict[str, tuple[str, list[tuple[str, str]]]]:
+    """What the headers declare: the returned type, and type and name of each parameter."""
+    code = re.sub(r"/\*.*?\*/", " ", TEXT, flags=re.S)
+    found = {}
+    for result, name, listed in re.findall(r"ZERO1_API\s+([\w\s*]+?)zero1_(\w+)\(([^)]*)\);", code):
+        params = [] if listed.strip() == "void" else [re.fullmatch(r"(.*?)(\w+)", param.strip(), re.S).groups()
+                                                      for param in listed.split(",")]
+        found[name] = (" ".join(result.split()), [("".join(kind.split()), param) for kind, param in params])
+    return found
+
+
+def kind_of(c: str) -> object:
+    """The type of ctypes that a parameter of C takes: "constzero1_config*". Handles and memory are addresses."""
+    plain = c.removeprefix("const")
+    if plain in NUMBERS | FUNCTIONS:
+        return (NUMBERS | FUNCTIONS)[plain]
+    if plain in ("char*", "void*", "float*"):
+        return ctypes.c_char_p if c == "constchar*" else ctypes.c_void_p
+    if plain.endswith("**"):
+        return ctypes.POINTER(ctypes.c_char_p if plain == "char**" else ctypes.c_void_p)
+    pointed = plain.removesuffix("*")
+    if pointed in NUMBERS | _structs.BY_NAME:
+        return ctypes.POINTER((NUMBERS | _structs.BY_NAME)[pointed])
+    assert pointed in ("zero1_comm", "zero1_optimizer", "zero1_checkpoint"), c
+    return ctypes.c_void_p
+
+
+def declared() -> dict[str, tuple[object, list[object]]]:
+    return {name: (ctypes.c_int32, arguments) for name, arguments in _library.STATUS_CALLS.items()} \
+        | _library.OTHER_CALLS
+
+
 def test_every_call_of_the_headers_is_declared():
-    calls = set(re.findall(r"^ZERO1_API [^;(]*?\bzero1_(\w+)\(", TEXT, re.M))
-    assert calls == set(_library.STATUS_CALLS) | set(_library.OTHER_CALLS)
+    assert len(declarations()) == TEXT.count("\nZERO1_API ")
+    assert set(declarations()) == set(declared())
+    assert set(WITHOUT_A_FORM) <= set(declared())
+
+
+@pytest.mark.parametrize("name", sorted(declarations()))
+def test_a_call_is_declared_with_the_types_and_names_of_the_headers(name):
+    result, params = declarations()[name]
+    returned, arguments = declared()[name]
+    assert returned == {"void": None, "const char *": ctypes.c_char_p}.get(result, NUMBERS.get(result))
+    assert (result == "zero1_status") == (name in _library.STATUS_CALLS)
+    assert len(arguments) == len(params)
+    for argument, (kind, param) in zip(arguments, params):
+        assert _library.kind_of(argument) == kind_of(kind), param
+        if isinstance(argument, _arguments.Argument):
+            assert argument.name == param
+    assert _library.library()["zero1_" + name]  # exported
 
 
 def test_every_call_is_used_by_the_package():
     package = "\n".join(path.read_text() for path in (ROOT / "python" / "zero1").glob("*.py")
                         if path.name != "_library.py")
     package += (ROOT / "python" / "zero1" / "_library.py").read_text().split("def candidates")[1]
-    handles = {"comm_destroy", "comm_last_error", "optimizer_destroy", "optimizer_last_error",
-               "checkpoint_close", "checkpoint_last_error"}  # by the handle's noun
-    inits = {"group_init"}  # its defaults are those of Group: a test compares them
-    unused = {call for call in set(_library.STATUS_CALLS) | set(_library.OTHER_CALLS)
-              if not re.search(rf'"{call}"|zero1_{call}\b', package)}
-    assert unused <= handles | inits
+    by_noun = {"comm_destroy", "comm_last_error", "optimizer_destroy", "optimizer_last_error",
+               "checkpoint_close", "checkpoint_last_error"}  # of the handle: _handle.py
+    by_kind = {f"{kind}_options_init" for kind in re.findall(r'options_of\(\s*"(\w+)"', package)}
+    unused = {call for call in declared() if not re.search(rf'"{call}"|zero1_{call}\b', package)}
+    assert unused <= by_noun | by_kind | set(WITHOUT_A_FORM) and set(WITHOUT_A_FORM) <= unused
+
+
+CONSTANTS = [("DTYPE", dtypes.DTYPES), ("WIRE", dtypes.WIRES), ("DEVICE", dtypes.DEVICES),
+             ("STATE", zero1.checkpoint.STATES), ("SAVE", _saving.MODES),
+             ("SKIP", {name: number for number, name in enumerate(zero1.results.SKIP_REASONS)}),
+             ("PARAM", {"FROZEN": zero1.FROZEN, "NOT_IN_NORM": zero1.NOT_IN_NORM})]
+
+
+@pytest.mark.parametrize("prefix, ours", CONSTANTS)
+def test_the_words_stand_for_the_numbers_of_the_headers(prefix, ours):
+    theirs = {name.lower(): int(value) for name, value in re.findall(rf"\bZERO1_{prefix}_(\w+) = (\d+)", TEXT)}
+    theirs = {"memory" if name == "as_in_memory" else name: value for name, value in theirs.items()}
+    assert {name.lower(): value for name, value in ours.items()} == theirs
+
+
+def test_importing_it_loads_no_library_and_starts_nothing():
+    program = """import sys, zero1
+assert not {"torch", "mpi4py", "safetensors"} & set(sys.modules), sys.modules
+assert "libzero1" not in open("/proc/self/maps").read()"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "python")}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 def test_the_defaults_of_a_group_are_those_of_c():
@@ -97,24 +169,3 @@ def test_a_library_that_is_none_is_told_with_where_it_was_looked_for(tmp_path):
     ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True,
                            check=True)
     assert "ZERO1_LIBRARY" in ended.stdout and "none.so" in ended.stdout
-
-
-def has_setuptools() -> bool:
-    return bool(importlib.util.find_spec("setuptools")
-                and importlib.util.find_spec("setuptools.command.bdist_wheel"))
-
-
-@pytest.mark.skipif(not has_setuptools(), reason="setuptools 70.1 or later is not installed")
-def test_pip_installs_the_package_with_its_library(tmp_path):
-    shutil.copytree(ROOT / "python", tmp_path / "python",
-                    ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-                    "--no-build-isolation", "--target", tmp_path / "site", tmp_path / "python"], check=True,
-                   capture_output=True)
-    assert (tmp_path / "site" / "zero1" / "py.typed").exists()
-    environment = {key: value for key, value in os.environ.items() if key != "ZERO1_LIBRARY"}
-    program = "import zero1; print(zero1._library.library()._name, zero1.Comm.self().backend)"
-    environment["PYTHONPATH"] = str(tmp_path / "site")
-    ended = subprocess.run([sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True,
-                           text=True, check=True)
-    assert ended.stdout.split() == [str(tmp_path / "site" / "zero1" / "libzero1.so"), "self"]

@@ -328,13 +328,13 @@ def test_one_file_cannot_be_several(made, tmp_path):
 def test_nothing_is_overwritten_without_force(made, tmp_path):
     file, folder = tmp_path / "x.safetensors", tmp_path / "x"
     file.write_text("mine")
-    assert f"{file}: is there already: --force" in refused("export", made / "fp32", "-o", file)
+    assert f"{file}: is there already: force" in refused("export", made / "fp32", "-o", file)
     assert file.read_text() == "mine"
     ckpt("export", made / "fp32", "-o", file, "--force")
     assert same(read_safetensors(file)[1], values_of(made / "fp32", is_bf16=False))
     ckpt("export", made / "fp32", "-o", folder, "--max-size", "10KB")
     (folder / "config.json").write_text("{}")
-    assert "--force replaces it" in refused("export", made / "fp32", "-o", folder)
+    assert "force replaces it" in refused("export", made / "fp32", "-o", folder)
     ckpt("export", made / "fp32", "-o", folder, "--force")  # of several files becomes one
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
     ckpt("export", made / "fp32", "-o", folder, "--force", "--max-size", "21KB")

@@ -2,82 +2,48 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "checkpoint_folder.h"
 #include "command.h"
 #include "dtype.h"
-#include "export_write.h"
 #include "interrupt.h"
+#include "progress.h"
 #include "size.h"
-
-#define SUFFIX ".safetensors"
-#define MAX_BYTES 5000000000 /* of a file, in a folder */
 
 typedef struct exporting {
   const char *dir;
   const char *out;
-  int32_t dtype;     /* ZERO1_DTYPE_, or -1: the parameters' own */
-  int64_t max_bytes; /* 0: not given */
-  int force;
+  zero1_export_options options;
 } exporting;
 
-static int is_folder(const char *path) {
-  struct stat info;
-  return !stat(path, &info) && S_ISDIR(info.st_mode);
+/* A zero1_progress_fn that also looks for signals; context: a progress. */
+static int32_t show_until_interrupted(void *context, uint64_t bytes, uint64_t total_bytes) {
+  progress_show(context, bytes, total_bytes);
+  return interrupt_seen() != 0;
 }
 
-static int is_file_name(const char *path) {
-  const size_t length = strlen(path), suffix = sizeof SUFFIX - 1;
-  return length > suffix && !strcmp(path + length - suffix, SUFFIX) && !is_folder(path);
-}
-
-/* Makes the files of a plan that has none yet. */
-static zero1_status make_files(const exporting *how, export_plan *plan, zero1__error *error) {
-  const int is_file = is_file_name(how->out);
-  const char *const folder = is_file ? NULL : how->out;
-  const int64_t max_bytes = how->max_bytes ? how->max_bytes : is_file ? INT64_MAX : MAX_BYTES;
-  const int made = folder && !mkdir(folder, 0777);
+static int export(exporting *how) {
+  char size[SIZE_TEXT_BYTES];
+  zero1_checkpoint *checkpoint;
+  zero1_checkpoint_info info;
   progress bar;
-  zero1_status status = ZERO1_OK;
-  if (folder && !made) status = zero1__make_folder(folder, 1, error);
-  if (!status) status = export_plan_begin(plan, max_bytes, error);
-  if (!status && is_file && plan->file_count > 1)
-    status = zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
-                         "%s: %lld files are needed, one is named: give a folder", how->out,
-                         (long long)plan->file_count);
-  if (!status) status = export_plan_name(plan, how->out, is_file, error);
-  if (!status && !how->force) status = export_check_free(plan, folder, error);
+  int64_t file_count;
+  uint64_t bytes;
+  int code = command_open(how->dir, &checkpoint, &info);
+  if (code) return code;
+  if (how->options.dtype < 0) how->options.dtype = info.param_dtype;
   interrupt_begin();
   progress_begin(&bar);
-  if (!status) status = export_write(plan, &bar, error);
+  const zero1_status status = zero1_checkpoint_export(
+      checkpoint, how->out, &how->options, show_until_interrupted, &bar, &file_count, &bytes);
   progress_end(&bar);
-  if (!status) status = export_commit(plan, folder, how->force, error);
-  if (status) export_remove_parts(plan);
-  if (status && made) rmdir(folder);
   interrupt_end();
-  return status;
-}
-
-static int export(const exporting *how) {
-  char size[SIZE_TEXT_BYTES];
-  zero1_checkpoint_info info;
-  export_plan plan = {0};
-  zero1__error error = {0};
-  int code = command_open(how->dir, &plan.checkpoint, &info);
-  if (code) return code;
-  plan.param_count = info.param_count;
-  plan.dtype = how->dtype < 0 ? info.param_dtype : how->dtype;
-  const zero1_status status = make_files(how, &plan, &error);
   if (status)
-    code = command_fail(status, error.text);
+    code = command_fail(status, zero1_checkpoint_last_error(checkpoint));
   else
     printf("%s: %lld parameters, %s of %s in %lld file%s\n", how->out, (long long)info.param_count,
-           size_text((double)plan.total_bytes, size), zero1__dtype_name(plan.dtype),
-           (long long)plan.file_count, plan.file_count == 1 ? "" : "s");
-  zero1_checkpoint_close(&plan.checkpoint);
-  export_plan_end(&plan);
+           size_text((double)bytes, size), zero1__dtype_name(how->options.dtype),
+           (long long)file_count, file_count == 1 ? "" : "s");
+  zero1_checkpoint_close(&checkpoint);
   return code;
 }
 
@@ -88,16 +54,20 @@ static int take_option(exporting *how, int option) {
       how->out = optarg;
       return COMMAND_FINE;
     case 'f':
-      how->force = 1;
+      how->options.force = 1;
       return COMMAND_FINE;
     case 'd':
-      how->dtype = !strcmp(optarg, "fp32")   ? ZERO1_DTYPE_FP32
-                   : !strcmp(optarg, "bf16") ? ZERO1_DTYPE_BF16
-                                             : -1;
-      if (how->dtype >= 0) return COMMAND_FINE;
-      return command_usage(&ckpt_export, "--dtype %s: fp32 or bf16 is needed", optarg);
+      if (!strcmp(optarg, "fp32"))
+        how->options.state = ZERO1_STATE_MASTER_PARAM;
+      else if (!strcmp(optarg, "bf16"))
+        how->options.state = ZERO1_STATE_PARAM;
+      else
+        return command_usage(&ckpt_export, "--dtype %s: fp32 or bf16 is needed", optarg);
+      how->options.dtype =
+          how->options.state == ZERO1_STATE_PARAM ? ZERO1_DTYPE_BF16 : ZERO1_DTYPE_FP32;
+      return COMMAND_FINE;
     case 'm':
-      if (size_parse(optarg, &how->max_bytes)) return COMMAND_FINE;
+      if (size_parse(optarg, &how->options.max_bytes)) return COMMAND_FINE;
       return command_usage(&ckpt_export, "--max-size %s: a size is needed, like 5GB or 512MiB",
                            optarg);
     default:
@@ -110,8 +80,9 @@ static int run(int argc, char **argv) {
       {"output", required_argument, NULL, 'o'},   {"dtype", required_argument, NULL, 'd'},
       {"max-size", required_argument, NULL, 'm'}, {"force", no_argument, NULL, 'f'},
       {"help", no_argument, NULL, 'h'},           {0}};
-  exporting how = {.dtype = -1};
+  exporting how = {0};
   int option;
+  (void)zero1_export_options_init(&how.options, sizeof how.options);
   while ((option = getopt_long(argc, argv, "o:fh", options, NULL)) != -1) {
     if (option == 'h') return command_help(&ckpt_export);
     const int code = take_option(&how, option);

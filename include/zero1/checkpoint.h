@@ -241,6 +241,46 @@ typedef int32_t (*zero1_progress_fn)(void *context, uint64_t bytes, uint64_t tot
 ZERO1_API zero1_status zero1_checkpoint_verify(zero1_checkpoint *checkpoint, int32_t threads,
                                                zero1_progress_fn progress, void *context);
 
+/** What zero1_checkpoint_export writes. Fill with zero1_export_options_init, then change what you
+ *  need. */
+typedef struct zero1_export_options {
+  size_t size;       /* sizeof(zero1_export_options), set by init */
+  int32_t state;     /* ZERO1_STATE_; default PARAM */
+  int32_t rank;      /* of a residual: whose; default 0 */
+  int32_t dtype;     /* ZERO1_DTYPE_; -1 (default): of PARAM as it was in training, else fp32 */
+  int32_t force;     /* 1: replaces an earlier export of the state. Default 0 */
+  int64_t max_bytes; /* of the tensors in a file, though a larger one has a file to itself. 0
+                        (default): 5 GB in a folder, as many as there are in one file */
+} zero1_export_options;
+
+/** Not collective. ZERO1_ERR_INVALID: NULL. ZERO1_ERR_VERSION: a size this library does not know. */
+ZERO1_API zero1_status zero1_export_options_init(zero1_export_options *options,
+                                                 size_t options_bytes);
+
+/** Writes a state of every parameter that has it (PARAM and MASTER_PARAM: all; the others: those
+ *  that are trained) as safetensors, with their names and shapes, for other programs. What is
+ *  written is what zero1_checkpoint_read reads, verified. In a folder the files are
+ *  model.safetensors, or, beyond max_bytes, model-00001-of-0000N.safetensors and
+ *  model.safetensors.index.json; of moments exp_avg.safetensors and so on, of residuals
+ *  residual-rank-R.safetensors. All is written under other names and flushed, and only then put in
+ *  place. Takes 16 MiB for reading and 4 for writing.
+ *  [in]  out         a name that ends in .safetensors, and is no folder, is a file's, any other a
+ *                    folder's, made where its parent is there
+ *  [in]  options     or NULL for the defaults
+ *  [in]  progress    or NULL; of the bytes of tensors
+ *  [out] file_count  or NULL: without the index
+ *  [out] bytes       or NULL: of all tensors
+ *  ZERO1_ERR_INVALID: no such state, rank, dtype or size; no parameter has the state; more than
+ *  99,999 files. ZERO1_ERR_IO: names the file: it is there and force is 0, or writing failed.
+ *  ZERO1_ERR_UNSUPPORTED: one file is named, and several are needed. ZERO1_ERR_CORRUPT: names the
+ *  file of the checkpoint. ZERO1_ERR_ABORTED: progress said stop. ZERO1_ERR_VERSION,
+ *  ZERO1_ERR_MEMORY. After a failure what was there before is there, and nothing else; only where
+ *  putting files in place fails, some may be of either. */
+ZERO1_API zero1_status zero1_checkpoint_export(zero1_checkpoint *checkpoint, const char *out,
+                                               const zero1_export_options *options,
+                                               zero1_progress_fn progress, void *context,
+                                               int64_t *file_count, uint64_t *bytes);
+
 #ifdef __cplusplus
 }
 #endif

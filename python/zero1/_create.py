@@ -38,11 +38,8 @@ def config_of(groups: Sequence[Group] | None, given: dict[str, Any]) -> _structs
         raise InvalidError(f"there is no argument {', '.join(unknown)}")
     config = _structs.Config()
     library().zero1_config_init(ctypes.byref(config), ctypes.sizeof(config))
-    try:
-        made = _groups_of(groups, {name: given[name] for name in _GROUP_FIELDS & set(given)})
-        config.groups = (_structs.Group * max(len(made), 1))(*(group.struct() for group in made))
-    except TypeError as error:
-        raise InvalidError(f"a hyper-parameter of a group: {error}") from None
+    made = _groups_of(groups, {name: given[name] for name in _GROUP_FIELDS & set(given)})
+    config.groups = (_structs.Group * max(len(made), 1))(*(group.struct() for group in made))
     config.group_bytes, config.group_count = ctypes.sizeof(_structs.Group), len(made)
     for name in _FIELDS & set(given):
         value = given[name]
@@ -50,12 +47,7 @@ def config_of(groups: Sequence[Group] | None, given: dict[str, Any]) -> _structs
             value = number_of(_CHOICES[name], value, name)
         elif name == "agree_comm" and value is not None:
             value = require(value).pointer
-        try:
-            setattr(config, name, value)
-        except TypeError as error:
-            raise InvalidError(f"{name}: {error}") from None
-        if isinstance(value, int) and name != "stream" and getattr(config, name) != value:
-            raise InvalidError(f"{name}: {value} does not fit")  # ctypes would cut it off
+        setattr(config, name, value)
     return config
 
 

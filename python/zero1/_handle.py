@@ -46,6 +46,11 @@ class Handle:
         """zero1_NAME(handle, arguments...); raises where that fails."""
         self.check(getattr(library(), "zero1_" + name)(self.pointer, *arguments))
 
+    def meet(self, name: str, *arguments: Any) -> None:
+        """Makes a collective call with arguments that the library refuses, in place of one that this rank has
+        found an error in: so peers do not wait for it, and raise, too."""
+        getattr(library(), "zero1_" + name)(self.pointer, *arguments)
+
 
 class ClosedHandle(Handle):
     """Stands where a handle was: what asks for its pointer raises."""

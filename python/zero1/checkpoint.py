@@ -1,8 +1,9 @@
-"""Checkpoints: what an optimizer saves and loads, and what is read without one.
+"""Checkpoints without an optimizer and without MPI: what they hold, and their export.
 
     with zero1.checkpoint.open("checkpoints") as saved:      # a checkpoint, or a root's latest
         weight = saved["weight"]                              # float32, read and verified now
         moment = saved.read("weight", "exp_avg", begin=0, end=1000)
+        saved.export("model.safetensors")                     # for other programs
 """
 
 import ctypes
@@ -13,95 +14,19 @@ from typing import Any
 import numpy
 
 from . import _structs
+from ._arguments import checked
 from ._handle import ClosedHandle, Handle, failure, guarded
-from ._library import PROGRESS, library, text_of
+from ._library import PROGRESS, library, options_of, text_of
 from .dtypes import DTYPES, TYPESTR, number_of
 from .errors import InvalidError
 from .params import Param
-from .results import Group, SaveReport, from_struct, group_of
+from .results import Group, group_of
 
 STATES = {"param": 0, "master_param": 1, "exp_avg": 2, "exp_avg_sq": 3, "residual": 4}
-MODES = {"pinned": 0, "snapshot": 1}
 _TEXT_BYTES = 8192
 
-
-def _pairs_of(pairs: Mapping[str, str] | None) -> tuple[Any, int]:
-    """The C array of a mapping, and its length."""
-    pairs = pairs or {}
-    made = (_structs.Pair * max(len(pairs), 1))()
-    for pair, (key, value) in zip(made, pairs.items()):
-        if not isinstance(key, str) or not isinstance(value, str) or "\0" in key + value:
-            raise InvalidError(f"metadata {key!r}: key and value are texts, not {value!r:.100}")
-        pair.key, pair.value = key.encode(), value.encode()
-    return made, len(pairs)
-
-
-class Checkpoints:
-    """The part of Optimizer that saves and loads."""
-
-    _handle: Handle
-
-    def _save(self, call: str, root: str | os.PathLike[str], metadata: Mapping[str, str] | None,
-              rank_metadata: Mapping[str, str] | None, **others: int) -> None:
-        options = _structs.SaveOptions()
-        library().zero1_save_options_init(ctypes.byref(options), ctypes.sizeof(options))
-        options.metadata, options.metadata_count = _pairs_of(metadata)
-        options.rank_metadata, options.rank_metadata_count = _pairs_of(rank_metadata)
-        for name, value in others.items():
-            setattr(options, name, value)
-        self._handle.call(call, os.fsencode(root), ctypes.byref(options))
-
-    def save(self, root: str | os.PathLike[str], *, keep_last: int = 0, keep_every: int = 0,
-             metadata: Mapping[str, str] | None = None, rank_metadata: Mapping[str, str] | None = None,
-             no_lock: bool = False) -> None:
-        """Writes ROOT/step-<updates> and waits until it is safe. Collective; between steps.
-
-        keep_last, keep_every: older ones go but the newest keep_last and those whose step is a multiple of
-        keep_every; 0 and 0: all stay. metadata: of the run, the same on every rank; rank_metadata: of this
-        rank. IOError: names the file. LockedError: another job writes there. InvalidError, StateError,
-        MismatchError; the failure of an earlier save_async."""
-        self._save("checkpoint_save", root, metadata, rank_metadata, keep_last=keep_last,
-                   keep_every=keep_every, no_lock=no_lock)
-
-    def save_async(self, root: str | os.PathLike[str], *, mode: str = "pinned", keep_last: int = 0,
-                   keep_every: int = 0, metadata: Mapping[str, str] | None = None,
-                   rank_metadata: Mapping[str, str] | None = None, no_lock: bool = False) -> None:
-        """The same, written while training goes on. [mode] "pinned": the next update waits for the writer,
-        bucket by bucket; "snapshot": state is copied first, and no update waits. Errors of the writing come
-        with the next wait, poll, save or save_async."""
-        self._save("checkpoint_save_async", root, metadata, rank_metadata, keep_last=keep_last,
-                   keep_every=keep_every, no_lock=no_lock, mode=number_of(MODES, mode, "mode"))
-
-    def wait(self) -> None:
-        """Waits for the save that is under way, and raises what it failed with."""
-        self._handle.call("checkpoint_wait")
-
-    def poll(self) -> bool:
-        """Whether no save is under way any more; raises what the last one failed with, once."""
-        done = ctypes.c_int32()
-        self._handle.call("checkpoint_poll", ctypes.byref(done))
-        return bool(done.value)
-
-    def report(self) -> SaveReport:
-        """What the last save that has ended cost on this rank. StateError: none has."""
-        struct = _structs.SaveReport()
-        self._handle.call("checkpoint_report", ctypes.byref(struct), ctypes.sizeof(struct))
-        return from_struct(SaveReport, struct)
-
-    def load(self, path: str | os.PathLike[str], *, weights_only: bool = False, keep_hyper: bool = False,
-             allow_dtype_change: bool = False, allow_missing: str | None = None,
-             allow_extra: str | None = None) -> None:
-        """Sets everything to what was saved, by any number of ranks: the same bits. Collective; between
-        steps. [path] a checkpoint, or a root: then its latest. allow_missing, allow_extra: patterns of names
-        (fnmatch), separated by commas. NotFoundError, CorruptError, VersionError, IOError; MismatchError:
-        names the parameter and both shapes, or the name that is missing or too much."""
-        options = _structs.LoadOptions()
-        library().zero1_load_options_init(ctypes.byref(options), ctypes.sizeof(options))
-        options.weights_only, options.keep_hyper = weights_only, keep_hyper
-        options.allow_dtype_change = allow_dtype_change
-        options.allow_missing = allow_missing.encode() if allow_missing is not None else None
-        options.allow_extra = allow_extra.encode() if allow_extra is not None else None
-        self._handle.call("checkpoint_load", os.fsencode(path), ctypes.byref(options))
+#: Called with bytes done and bytes in all; True stops.
+Progress = Callable[[int, int], bool | None]
 
 
 class Reader(Mapping[str, numpy.ndarray]):
@@ -121,6 +46,7 @@ class Reader(Mapping[str, numpy.ndarray]):
         self.grad_scale, self.max_grad_norm = info.grad_scale, info.max_grad_norm
         self.skip_grad_norm = info.skip_grad_norm
         self.params = [self._param(index) for index in range(info.param_count)]  #: as registered
+        self._index = {param.name: index for index, param in enumerate(self.params)}
         self.groups = [self._group(index) for index in range(info.group_count)]
         self.metadata = {pair[0]: pair[1] for pair in map(self._pair, range(info.metadata_count))}  #: of the run
         self.files = dict(map(self._file, range(info.file_count)))  #: bytes of each, by name in the folder
@@ -147,7 +73,7 @@ class Reader(Mapping[str, numpy.ndarray]):
 
     def value(self, key: str, rank: int = -1) -> str | None:
         """The text of a key of rank_metadata of `rank`, or of the run's (-1); None: there is none."""
-        found = library().zero1_checkpoint_value(self._handle.pointer, rank, key.encode())
+        found = library().zero1_checkpoint_value(self._handle.pointer, rank, key)
         return None if found is None else text_of(found)
 
     def read(self, name: str, state: str = "param", *, begin: int | None = None, end: int | None = None,
@@ -159,42 +85,74 @@ class Reader(Mapping[str, numpy.ndarray]):
         [dtype]       "fp32" or "bf16" (uint16 of its bits); None: of a param as it was saved, else fp32
         [out]         a contiguous array of that data type and number of elements, which is returned
         InvalidError: no such parameter, state or range, or another `out`. CorruptError: names the file."""
-        index = self.find(name)
-        shape = self.params[index].shape
+        index = self._index[name] if name in self._index else self.find(name)
+        param = self.params[index]
+        shape = param.shape
         if begin is not None or end is not None:
-            begin = begin or 0
-            end = self.params[index].numel if end is None else end
-            shape = (max(end - begin, 0),)
-        else:
-            begin, end = 0, self.params[index].numel
-        stored = self.param_dtype if state == "param" else "fp32"
-        number = number_of(DTYPES, dtype or stored, "dtype")
+            begin = checked(ctypes.c_int64, "begin", 0 if begin is None else begin)
+            end = checked(ctypes.c_int64, "end", param.numel if end is None else end)
+            if not 0 <= begin <= end <= param.numel:
+                raise InvalidError(f"{name!r}: there are no elements [{begin}, {end}): it has {param.numel}")
+            shape = (end - begin,)
+        numel = param.numel if begin is None or end is None else end - begin
+        number = number_of(DTYPES, dtype or (self.param_dtype if state == "param" else "fp32"), "dtype")
         if out is None:
             out = numpy.empty(shape, TYPESTR[number])
-        elif (out.dtype.str != TYPESTR[number] or out.size != max(end - begin, 0)
-              or not out.flags.c_contiguous or not out.flags.writeable):
-            raise InvalidError(f"{name!r}: out is not {end - begin} contiguous, writable elements of "
+        elif (out.dtype.str != TYPESTR[number] or out.size != numel or not out.flags.c_contiguous
+              or not out.flags.writeable):
+            raise InvalidError(f"{name!r}: out is not {numel} contiguous, writable elements of "
                                f"{numpy.dtype(TYPESTR[number])}: {out.dtype} {list(out.shape)}")
-        self._handle.call("checkpoint_read", index, number_of(STATES, state, "state"), rank, begin, end, number,
-                          out.ctypes.data)
+        self._handle.call("checkpoint_read", index, number_of(STATES, state, "state"), rank, begin or 0,
+                          (begin or 0) + numel, number, out.ctypes.data)
         return out
 
     def find(self, name: str) -> int:
         """Index of a parameter. InvalidError: there is none of that name."""
         index = ctypes.c_int64()
-        self._handle.call("checkpoint_find", name.encode(), ctypes.byref(index))
+        self._handle.call("checkpoint_find", name, ctypes.byref(index))
         return index.value
 
-    def verify(self, threads: int = 1, progress: Callable[[int, int], bool | None] | None = None) -> None:
+    def verify(self, threads: int = 1, progress: Progress | None = None) -> None:
         """Reads every byte and compares every checksum. [progress] called with bytes read and in all now and
         then; True stops it: AbortedError. CorruptError: names the first file that is damaged."""
+        self._with_progress(progress, lambda call: self._handle.call("checkpoint_verify", threads, call, None))
+
+    def export(self, path: str | os.PathLike[str], state: str = "param", *, rank: int = 0,
+               dtype: str | None = None, max_bytes: int = 0, force: bool = False,
+               progress: Progress | None = None) -> int:
+        """Writes a state of every parameter that has it as safetensors, with their names and shapes: what
+        `read` gives, verified, in a few MiB of memory. All is written under other names, flushed, and only
+        then put in place. Returns the number of files, without the index.
+
+        [path]       one that ends in .safetensors is a file; any other a folder, made where its parent is
+                     there, which gets model.safetensors, or, beyond max_bytes,
+                     model-00001-of-0000N.safetensors and model.safetensors.index.json; of moments
+                     exp_avg.safetensors and so on, side by side
+        [state]      as of read; "master_param" is what fp32 has of bf16 parameters in all its bits
+        [dtype]      "fp32" or "bf16"; None: of a param as it was in training, else fp32
+        [max_bytes]  of the tensors in a file; a larger one has a file to itself. 0: 5 GB in a folder
+        [force]      replaces an earlier export of the state
+        [progress]   as of verify, of the bytes of tensors
+        InvalidError: no such state, rank or dtype. IOError: names the file: it is there without force, or
+        writing failed. UnsupportedError: one file is named and several are needed. CorruptError: names the
+        file of the checkpoint. AbortedError: progress stopped it. Nothing is left of an export that failed."""
+        options = options_of("export", state=number_of(STATES, state, "state"), rank=rank, force=force,
+                             dtype=-1 if dtype is None else number_of(DTYPES, dtype, "dtype"), max_bytes=max_bytes)
+        count = ctypes.c_int64()
+        self._with_progress(progress, lambda call: self._handle.call(
+            "checkpoint_export", path, ctypes.byref(options), call, None, ctypes.byref(count), None))
+        return count.value
+
+    def _with_progress(self, progress: Progress | None, run: Callable[[Any], None]) -> None:
+        """run(a function for C that calls `progress`); raises what that raised. Python looks for signals in
+        it, so that control-C ends a long run."""
         problems: list[BaseException] = []
 
         def call(_context: Any, done: int, total: int) -> int:
             return int(bool(progress(done, total))) if progress else 0
 
         try:
-            self._handle.call("checkpoint_verify", threads, PROGRESS(guarded(call, problems)), None)
+            run(PROGRESS(guarded(call, problems)))
         except Exception as error:
             if problems:
                 raise problems[0] from None
@@ -211,10 +169,10 @@ class Reader(Mapping[str, numpy.ndarray]):
         return self.read(name)
 
     def __contains__(self, name: object) -> bool:
-        return any(param.name == name for param in self.params)
+        return name in self._index
 
     def __iter__(self) -> Iterator[str]:
-        return iter([param.name for param in self.params])
+        return iter(self._index)
 
     def __len__(self) -> int:
         return len(self.params)
@@ -229,7 +187,7 @@ class Reader(Mapping[str, numpy.ndarray]):
 def open(path: str | os.PathLike[str]) -> Reader:
     """Opens a checkpoint, or a root's latest. NotFoundError, CorruptError, VersionError, IOError."""
     handle, text = ctypes.c_void_p(), ctypes.create_string_buffer(_TEXT_BYTES)
-    status = library().zero1_checkpoint_open(os.fsencode(path), ctypes.byref(handle), text, _TEXT_BYTES)
+    status = library().zero1_checkpoint_open(path, ctypes.byref(handle), text, _TEXT_BYTES)
     if status:
         raise failure(status, text.value)
     assert handle.value is not None
@@ -239,7 +197,7 @@ def open(path: str | os.PathLike[str]) -> Reader:
 def latest(root: str | os.PathLike[str]) -> str:
     """The folder of the newest checkpoint of a root. NotFoundError: no root, or nothing in it."""
     path, text = ctypes.create_string_buffer(_TEXT_BYTES), ctypes.create_string_buffer(_TEXT_BYTES)
-    status = library().zero1_checkpoint_latest(os.fsencode(root), path, _TEXT_BYTES, text, _TEXT_BYTES)
+    status = library().zero1_checkpoint_latest(root, path, _TEXT_BYTES, text, _TEXT_BYTES)
     if status:
         raise failure(status, text.value)
     return os.fsdecode(path.value)

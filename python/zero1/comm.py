@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _mpi
+from ._arguments import checked
 from ._handle import ClosedHandle, Handle, failure, guarded
-from ._library import ALLGATHER, library, text_of
-from ._structs import CommOptions
+from ._library import ALLGATHER, library, options_of, text_of
 from .errors import InvalidError
 
 _ERROR_BYTES = 4096
@@ -16,11 +16,10 @@ _ERROR_BYTES = 4096
 def _create(name: str, *arguments: Any, count: int = 1, ranks_per_node: int = 0, ordered: bool = False,
             workspace_bytes: int = 0, timeout_seconds: float = 600) -> list["Comm"]:
     """zero1_NAME(arguments..., options, comms [count])."""
-    options, text = CommOptions(), ctypes.create_string_buffer(_ERROR_BYTES)
-    library().zero1_comm_options_init(ctypes.byref(options), ctypes.sizeof(options))
-    options.ranks_per_node, options.ordered = ranks_per_node, ordered
-    options.workspace_bytes, options.timeout_seconds = workspace_bytes, timeout_seconds
-    options.error_text, options.error_bytes = ctypes.addressof(text), _ERROR_BYTES
+    text = ctypes.create_string_buffer(_ERROR_BYTES)
+    options = options_of("comm", ranks_per_node=ranks_per_node, ordered=ordered, workspace_bytes=workspace_bytes,
+                         timeout_seconds=timeout_seconds, error_text=ctypes.addressof(text),
+                         error_bytes=_ERROR_BYTES)
     comms = (ctypes.c_void_p * max(count, 1))()
     status = getattr(library(), "zero1_" + name)(*arguments, ctypes.byref(options), comms)
     if status:
@@ -70,7 +69,8 @@ class Comm:
     @classmethod
     def threads(cls, world_size: int, **options: Any) -> list["Comm"]:
         """`world_size` ranks as threads of this process: [r] goes to the thread that is to be rank r."""
-        return _create("comm_create_threads", world_size, count=world_size, **options)
+        return _create("comm_create_threads", world_size,
+                       count=checked(ctypes.c_int32, "world_size", world_size), **options)
 
     @classmethod
     def world(cls, **options: Any) -> "Comm":
@@ -119,6 +119,8 @@ class Comm:
     @classmethod
     def from_nccl_id(cls, rank: int, world_size: int, unique_id: bytes, **options: Any) -> "Comm":
         """Ranks that know the same id, which one of them made with nccl_unique_id."""
+        if not isinstance(unique_id, bytes):
+            raise InvalidError(f"unique_id is a {type(unique_id).__name__}, not bytes")
         return _create("comm_create_nccl_id", rank, world_size, unique_id, len(unique_id), **options)[0]
 
     @property

@@ -32,7 +32,8 @@ def float32_to_bf16(values: Any) -> numpy.ndarray:
     values = numpy.asarray(values, numpy.float32)
     bits = values.view(numpy.uint32)
     rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16
-    return numpy.where(numpy.isnan(values), (bits >> 16) | 0x40, rounded).astype(numpy.uint16)
+    kept: numpy.ndarray = numpy.where(numpy.isnan(values), (bits >> 16) | 0x40, rounded).astype(numpy.uint16)
+    return kept
 
 
 def as_stored(given: Any, dtype: int, what: str) -> numpy.ndarray:

@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from . import _structs
 from ._create import create
 from ._handle import ClosedHandle, view
 from ._library import STREAM_DEFAULT, library
-from .checkpoint import STATES, Checkpoints
+from ._saving import Checkpoints
+from .checkpoint import STATES
 from .comm import Comm
 from .dtypes import DTYPES, TYPESTR, as_stored, number_of
 from .errors import DivergedError, InvalidError, UnsupportedError
@@ -19,8 +21,8 @@ from .params import Param, Tensors
 from .results import Group, Info, Memory, Owned, from_struct, group_of, info_of
 
 
-def _stream(stream: int | None) -> ctypes.c_void_p:
-    return STREAM_DEFAULT if stream is None else ctypes.c_void_p(stream)
+def _stream(stream: int | None) -> int:
+    return STREAM_DEFAULT if stream is None else stream
 
 
 class Optimizer(Checkpoints):
@@ -101,7 +103,8 @@ class Optimizer(Checkpoints):
     def abort(self, reason: str = "") -> None:
         """This rank cannot go on: peers that wait for it, now or later, raise AbortedError with `reason`.
         The optimizer is spent. Not collective."""
-        library().zero1_optimizer_abort(self._handle.pointer, reason.encode("utf-8", "replace"))
+        library().zero1_optimizer_abort(self._handle.pointer,
+                                        reason.encode("utf-8", "replace").replace(b"\0", b"?"))
 
     def __enter__(self) -> "Optimizer":
         return self
@@ -141,7 +144,7 @@ class Optimizer(Checkpoints):
     def find(self, name: str) -> int:
         """Index of a parameter. InvalidError: there is none of that name."""
         index = ctypes.c_int64()
-        self._handle.call("optimizer_find", name.encode(), ctypes.byref(index))
+        self._handle.call("optimizer_find", name, ctypes.byref(index))
         return index.value
 
     def _address(self, call: str, index: int) -> int:
@@ -273,16 +276,27 @@ class Optimizer(Checkpoints):
         [state] "master_param" (set before params_changed), "exp_avg" or "exp_avg_sq"
         [values] float32 of the parameter's shape, the same on every rank. Waits; not collective."""
         values = numpy.ascontiguousarray(values)
-        if values.dtype != numpy.float32 or values.size != self._params[index].numel:
-            raise InvalidError(f"parameter {self._params[index].name!r}: {state} is {values.dtype} "
-                               f"{list(values.shape)}, not float32 {list(self._params[index].shape)}")
+        param = self._param(index)
+        if param and (values.dtype != numpy.float32 or values.size != param.numel):
+            raise InvalidError(f"parameter {param.name!r}: {state} is {values.dtype} {list(values.shape)}, not "
+                               f"float32 {list(param.shape)}")
         self._handle.call("optimizer_set_state", index, number_of(STATES, state, "state"), values.ctypes.data)
+
+    def _param(self, index: int) -> Param | None:
+        """None: there is no such parameter, which the library tells, on every rank where that is due."""
+        try:
+            return self._params[index] if 0 <= operator.index(index) < len(self._params) else None
+        except TypeError:
+            return None
 
     def get_state(self, index: int, state: str, wanted: bool = True) -> numpy.ndarray | None:
         """A state as a whole, float32 of the parameter's shape; None where it is not `wanted` on this rank.
         [state] "master_param", "exp_avg" or "exp_avg_sq". Collective; waits."""
-        values = numpy.empty(self._params[index].shape, numpy.float32) if wanted else None
+        param = self._param(index)
+        values = numpy.empty(param.shape, numpy.float32) if wanted and param else None
         address = None if values is None else values.ctypes.data
+        if state not in STATES:
+            self._handle.meet("optimizer_get_state", -1, -1, None)
         self._handle.call("optimizer_get_state", index, number_of(STATES, state, "state"), address)
         return values
 

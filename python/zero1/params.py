@@ -2,12 +2,14 @@
 
 import ctypes
 import dataclasses
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
 
 from . import _structs
+from ._arguments import checked
 from .errors import InvalidError
 
 FROZEN = 1  #: has a value and no gradient, no state: never updated
@@ -43,7 +45,7 @@ def param_of(given: Any) -> Param:
     if isinstance(what, numpy.ndarray):
         return dataclasses.replace(Param(name, what.shape, *rest), value=what)
     try:
-        return Param(name, tuple(int(size) for size in what), *rest)
+        return Param(name, tuple(operator.index(size) for size in what), *rest)
     except TypeError:
         raise InvalidError(f"parameter {name!r}: {what!r:.100} is neither a shape nor an array") from None
 
@@ -58,16 +60,12 @@ def specs_of(params: Sequence[Param]) -> Any:
     """The C array of the parameters; it holds the memory that it points to."""
     specs = (_structs.ParamSpec * max(len(params), 1))()
     for spec, param in zip(specs, params):
-        if "\0" in param.name:
-            raise InvalidError(f"parameter {param.name!r} has a zero byte in its name")
         try:
-            spec.name = param.name.encode()
-        except UnicodeEncodeError:
-            raise InvalidError(f"parameter {param.name!r} has a name that is not UTF-8") from None
-        sizes = (ctypes.c_int64 * max(len(param.shape), 1))(*param.shape)
-        spec.shape, spec.ndim, spec.group, spec.flags = sizes, len(param.shape), param.group, param.flags
-        if (tuple(sizes[:spec.ndim]), spec.group, spec.flags) != (param.shape, param.group, param.flags):
-            raise InvalidError(f"parameter {param.name!r} has a number that does not fit")  # ctypes cuts it off
+            spec.name, spec.ndim, spec.group, spec.flags = param.name, len(param.shape), param.group, param.flags
+            sizes = [checked(ctypes.c_int64, "a size", size) for size in param.shape]
+        except InvalidError as error:
+            raise InvalidError(f"parameter {param.name!r:.100}: its {error}") from None
+        spec.shape = (ctypes.c_int64 * max(len(sizes), 1))(*sizes)
     return specs
 
 
