@@ -217,4 +217,5 @@ def main() -> None:
         print(folder / f"{name}.png")
 
 
-main()
+if __name__ == "__main__":
+    main()
