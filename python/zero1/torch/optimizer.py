@@ -268,6 +268,13 @@ class DistributedOptimizer(torch.optim.Optimizer):
             self.core.wait_params(self._stream())
         return loss
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """torch.amp.GradScaler asks before it steps. Its unscale_ writes gradients that are on their way, and torch
+        does not count that as a write."""
+        raise self._failed(UnsupportedError("torch.amp.GradScaler would write gradients that backward has handed "
+                                            "over, and there are none of float16 to need it"))
+
     def info(self) -> Info:
         """What became of the last step: norm, skipped or not, times. Waits for it; raises its error."""
         return self.core.info()
