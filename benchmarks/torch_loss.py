@@ -144,7 +144,8 @@ def main() -> None:
     runs = {}
     for name in RUNS:
         runs[name] = train(args, name)
-        print(f"{name}: held-out loss {runs[name][0]['held_out']:.4f}, then {runs[name][-1]['held_out']:.4f}", flush=True)
+        _, losses = column(runs[name], "held_out")
+        print(f"{name}: held-out loss {losses[0]:.4f}, then {losses[-1]:.4f}", flush=True)
     found = check(differences(runs["zero1"], runs["ddp"]))
     if runs["zero1"][-1]["held_out"] >= runs["zero1"][0]["held_out"]:
         sys.exit("the held-out loss did not fall")

@@ -4,7 +4,7 @@
     pip install ./python torch
     bible -f gen1:1-rev22:21 >kjv.txt    # of Debian's bible-kjv; any text of 100 kB or more will do
     mpirun -n 2 python3 examples/train_torch.py --data kjv.txt --checkpoint torch_run --resume
-    torchrun --nproc-per-node 2 examples/train_torch.py --data kjv.txt    # the same without MPI
+    torchrun --standalone --nproc-per-node 2 -- examples/train_torch.py --data kjv.txt    # the same without MPI
 
 What makes it sharded is in make_optimizer: no DistributedDataParallel, and zero1.torch.DistributedOptimizer in place
 of AdamW. `--optimizer ddp` trains the same model from the same seed on the same windows with DistributedDataParallel
