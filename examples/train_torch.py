@@ -148,7 +148,8 @@ class Progress:
         step, now = row["step"], time.monotonic()
         rate = (step - self.first) / (now - self.start)
         text = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name in ("loss", "norm", "held_out"))
-        text = f"step {step:5d}  {text}  {rate:.1f} steps/s".replace("held_out", "held-out loss")
+        text = f"step {step:5d}  {text}".replace("held_out", "held-out loss")
+        text += f"  {rate:.1f} steps/s" if rate else ""
         stays = "held_out" in row or (not self.bar and step % self.args.log_every == 0)
         if self.bar:
             done = 24 * step // max(self.args.steps, 1)
@@ -232,9 +233,14 @@ def launched() -> tuple[int, int]:
 
 
 class Parser(argparse.ArgumentParser):
+    """Every rank finds the same; rank 0 says it."""
+
     def error(self, message: str) -> NoReturn:
-        """Every rank finds the same; rank 0 says it."""
         self.exit(2, f"train_torch: {message}\n" if launched()[0] == 0 else None)
+
+    def print_help(self, file: Any = None) -> None:
+        if launched()[0] == 0:
+            super().print_help(file)
 
 
 def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
@@ -249,9 +255,12 @@ def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Parser(prog="train_torch.py", description=__doc__.split("\n")[0],
-                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
+    parser = Parser(prog="train_torch.py", description=__doc__.split("\n")[0])
+
+    def add(name: str, **options: Any) -> None:
+        default = "" if options.get("default") is None else " [%(default)s]"
+        parser.add_argument(name, **options | {"help": options["help"] + default})
+
     add("--data", required=True, metavar="FILE", help="the text; its last twentieth is held out")
     add("--optimizer", choices=["zero1", "ddp"], default="zero1", help="ddp: DistributedDataParallel and AdamW")
     add("--fused", action="store_true", help="of ddp: AdamW(fused=True)")
