@@ -283,6 +283,49 @@ static void a_fault_stays(void) {
   DO(cudaDeviceSynchronize());
 }
 
+/* A kernel that the fault finds at work, and that takes its time to end. */
+static void linger_run(void *args) {
+  while (!standin_device_failed()) sched_yield();
+  usleep(3000);
+  append_run(args);
+}
+
+static void *let_it_fail(void *arg) {
+  (void)arg;
+  usleep(3000);
+  standin_device_fault(cudaErrorIllegalAddress);
+  return NULL;
+}
+
+/* 1 where it waits for the stream, 0 where it asks again and again. */
+static void check_told_when_over(int waits) {
+  pthread_t thread;
+  int64_t *cell = cell_create(), seven = 7;
+  cudaStream_t stream = stream_create();
+  const append_args args = {cell, 1};
+  cudaError_t told;
+  DO(standin_launch(stream, linger_run, &args, sizeof args));
+  DO(cudaMemcpyAsync(cell, &seven, sizeof seven, cudaMemcpyHostToDevice, stream));
+  append(stream, cell, 2);
+  CHECK(!pthread_create(&thread, NULL, let_it_fail, NULL));
+  do told = waits ? cudaStreamSynchronize(stream) : cudaStreamQuery(stream);
+  while (told == cudaErrorNotReady);
+  CHECK_CUDA(told, cudaErrorIllegalAddress);
+  CHECK_EQ(*cell, 1); /* it has ended, and nothing came after it */
+  CHECK(!pthread_join(thread, NULL));
+  standin_device_fault(cudaSuccess);
+  append(stream, cell, 3);
+  DO(cudaStreamSynchronize(stream));
+  CHECK_EQ(*cell, 13);
+  DO(cudaStreamDestroy(stream));
+  DO(cudaFree(cell));
+}
+
+static void a_fault_is_told_when_all_is_over(void) {
+  check_told_when_over(1);
+  check_told_when_over(0);
+}
+
 /* ---- capture ---- */
 
 static cudaGraphExec_t instantiate(cudaGraph_t graph) {
@@ -505,6 +548,7 @@ static void run_all(void) {
   RUN(memory_is_poisoned_bounded_and_counted);
   RUN(a_stream_of_another_device_is_refused);
   RUN(a_fault_stays);
+  RUN(a_fault_is_told_when_all_is_over);
   RUN(a_capture_is_replayed);
   RUN(branches_of_a_graph_are_parallel);
   RUN(what_a_capture_refuses);

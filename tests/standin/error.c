@@ -1,18 +1,44 @@
 /* Errors of the stand-in runtime (no GPU): the last one of each thread, faults, names and texts. */
+#include <sched.h>
+
 #include "runtime.h"
 
 static _Thread_local cudaError_t last_error;
-static _Atomic int fault;
-static _Atomic unsigned faults; /* so far */
+
+/* ---- faults ---- */
+
+static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER; /* of those who change these */
+static _Atomic uint32_t life; /* grows as the device fails, and as that ends: odd is dead */
+static _Atomic int fault;     /* told: nothing runs any more */
+
+uint32_t standin_life(void) {
+  return atomic_load(&life);
+}
+
+int standin_device_failed(void) {
+  return (int)(atomic_load_explicit(&life, memory_order_relaxed) % 2);
+}
 
 void standin_device_fault(cudaError_t error) {
-  atomic_fetch_add_explicit(&faults, error != cudaSuccess, memory_order_relaxed);
-  atomic_store_explicit(&fault, (int)error, memory_order_relaxed);
+  pthread_mutex_lock(&fault_lock);
+  const bool failed = standin_device_failed(), fails = error != cudaSuccess;
+  if (failed != fails) atomic_fetch_add(&life, 1);
+  if (fails) standin_streams_still();
+  atomic_store_explicit(&fault, (int)error, memory_order_release);
+  pthread_mutex_unlock(&fault_lock);
 }
 
-unsigned standin_fault_count(void) {
-  return atomic_load_explicit(&faults, memory_order_relaxed);
+/* Who comes while what ran at the fault comes to its end is told after that. */
+static cudaError_t told_fault(void) {
+  int error = atomic_load_explicit(&fault, memory_order_acquire);
+  while (!error && standin_device_failed()) {
+    sched_yield();
+    error = atomic_load_explicit(&fault, memory_order_acquire);
+  }
+  return (cudaError_t)error;
 }
+
+/* ---- calls ---- */
 
 cudaError_t standin_enter(void) {
   const unsigned failures = standin_configuration()->failures;
@@ -21,7 +47,7 @@ cudaError_t standin_enter(void) {
     return cudaErrorInsufficientDriver;
   if (standin_was_forked()) return cudaErrorInitializationError;
   if (standin_in_host_function) return cudaErrorNotPermitted;
-  return (cudaError_t)atomic_load_explicit(&fault, memory_order_relaxed);
+  return told_fault();
 }
 
 cudaError_t standin_leave(cudaError_t error) {
@@ -31,7 +57,7 @@ cudaError_t standin_leave(cudaError_t error) {
 
 /* A fault stays. */
 cudaError_t cudaPeekAtLastError(void) {
-  const cudaError_t error = (cudaError_t)atomic_load_explicit(&fault, memory_order_relaxed);
+  const cudaError_t error = told_fault();
   return error ? error : last_error;
 }
 
@@ -41,7 +67,8 @@ cudaError_t cudaGetLastError(void) {
   return error;
 }
 
-/* The texts are CUDA's. */
+/* ---- names and texts: CUDA's ---- */
+
 #define ERRORS(X)                                                                                  \
   X(cudaSuccess, "no error")                                                                       \
   X(cudaErrorInvalidValue, "invalid argument")                                                     \

@@ -108,13 +108,13 @@ void standin_event_push_record(cudaEvent_t event, cudaStream_t stream) {
   event->last = record;
   event->capture_id = 0;
   const record_task task = {record};
-  standin_stream_push_signal(stream, record_run, &task, sizeof task);
+  standin_stream_push(stream, STANDIN_SIGNAL, record_run, &task, sizeof task);
   pthread_mutex_unlock(&event->lock);
 }
 
 void standin_event_push_wait(cudaEvent_t event, cudaStream_t stream) {
   const record_task task = {last_record(event)};
-  if (task.record) standin_stream_push(stream, wait_run, &task, sizeof task);
+  if (task.record) standin_stream_push(stream, STANDIN_WAIT, wait_run, &task, sizeof task);
 }
 
 /* ---- the runtime's functions ---- */

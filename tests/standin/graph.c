@@ -227,7 +227,7 @@ static void launch_node(cudaGraphExec_t exec, int32_t place) {
   }
   switch (node->kind) {
     case STANDIN_NODE_TASK:
-      standin_stream_push(lane, node->fn, node->args, node->bytes);
+      standin_stream_push(lane, STANDIN_WORK, node->fn, node->args, node->bytes);
       break;
     case STANDIN_NODE_RECORD:
       standin_event_push_record(node->event, lane);

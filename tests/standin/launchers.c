@@ -257,7 +257,7 @@ int zero1__cuda_tell(const zero1__tell_job *job, zero1__cuda_stream stream) {
 
 /* ---- flags ---- */
 
-typedef enum wait_end { WAIT_REACHED, WAIT_TOLD, WAIT_TIMEOUT } wait_end;
+typedef enum wait_end { WAIT_REACHED, WAIT_TOLD, WAIT_TIMEOUT, WAIT_DEAD } wait_end;
 
 static void pause_between_looks(int64_t looks) {
   const struct timespec nap = {0, 50000};
@@ -275,6 +275,7 @@ static wait_end wait_for_flag(const uint32_t *flag, uint32_t value, const uint32
     const uint32_t seen = __atomic_load_n(flag, __ATOMIC_ACQUIRE);
     if ((int32_t)(seen - value) >= 0) return WAIT_REACHED;
     if (__atomic_load_n(give_up, __ATOMIC_RELAXED)) return WAIT_TOLD;
+    if (standin_device_failed()) return WAIT_DEAD; /* a kernel would be gone */
     if (timeout_ns && zero1__now_ns() - begin_ns > timeout_ns) return WAIT_TIMEOUT;
     pause_between_looks(looks);
   }
@@ -298,7 +299,7 @@ static int wait_for_flags(zero1__step *step, const uint32_t *flags, int64_t stri
   for (int32_t i = 0; i < count; ++i) {
     const wait_end end = wait_for_flag(flags + i * stride, value, give_up, timeout_ns);
     if (end == WAIT_REACHED) continue;
-    lose(step, end == WAIT_TIMEOUT ? i : -1);
+    if (end != WAIT_DEAD) lose(step, end == WAIT_TIMEOUT ? i : -1);
     return 0;
   }
   return 1;

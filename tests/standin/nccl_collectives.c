@@ -21,10 +21,9 @@ typedef struct task {
 
 /* ---- one rank's view of another ---- */
 
-/* Not if its own communicator was aborted meanwhile, or an error was reported: then nothing more
- * comes. */
+/* Its own communicator was aborted meanwhile, or the device has failed. */
 static bool given_up(ncclComm_t comm) {
-  return atomic_load(&comm->gone);
+  return atomic_load(&comm->gone) || standin_device_failed();
 }
 
 /* Reads a peer's memory; a process's as the kernel lets it. */

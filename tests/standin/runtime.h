@@ -37,10 +37,12 @@ const standin_config *standin_configuration(void);
 /* Current device of this thread. */
 int standin_device(void);
 
-/* Times that the device has failed (standin_device_fault): kernels from before do not run. */
-unsigned standin_fault_count(void);
+/* Which life of the device this is (standin_device_fault): odd where it is dead. What was enqueued
+ * in another one does not run. */
+uint32_t standin_life(void);
 
-/* Every call begins with it: cudaSuccess, or why no call can work. */
+/* Every call begins with it: cudaSuccess, or why no call can work. A fault is told once nothing
+ * runs any more. */
 cudaError_t standin_enter(void);
 
 /* Every call ends with it: notes an error for cudaGetLastError, and returns it. */
@@ -54,10 +56,17 @@ void standin_wake(_Atomic uint32_t *word);
 
 /* ---- streams (stream.c) ---- */
 
+typedef enum standin_task_kind {
+  STANDIN_WORK,  /* of the device: not once it has failed */
+  STANDIN_WAIT,  /* for an event */
+  STANDIN_SIGNAL /* it only tells others that it was reached */
+} standin_task_kind;
+
 typedef struct standin_task {
   struct standin_task *_Atomic next;
   standin_fn fn; /* NULL ends the worker */
-  bool signal;   /* it only tells others that it was reached */
+  standin_task_kind kind;
+  uint32_t life; /* of the device, as it was enqueued */
   _Alignas(16) unsigned char args[];
 } standin_task;
 
@@ -81,6 +90,7 @@ struct CUstream_st {
   standin_task *first;     /* the worker's: the task that ran last */
   _Atomic uint32_t pushed; /* tasks, modulo 2^32 */
   _Atomic uint32_t completed;
+  _Atomic uint32_t working; /* 1: the worker is in a task of STANDIN_WORK */
 
   struct standin_capture *_Atomic capture; /* changes under the capture lock */
   int32_t lane;                            /* place in the capture; under the capture lock */
@@ -92,18 +102,19 @@ cudaError_t standin_stream_of(cudaStream_t handle, cudaStream_t *stream);
 cudaError_t standin_stream_create(int device, unsigned flags, int priority, cudaStream_t *stream);
 void standin_stream_destroy(cudaStream_t stream);
 
-/* Into the queue, capture or not. */
-void standin_stream_push(cudaStream_t stream, standin_fn fn, const void *args, size_t bytes);
-
-/* The same for a task that tells others that it was reached: by then it counts as completed, so
- * that whoever is told finds the stream idle. It is not delayed. */
-void standin_stream_push_signal(cudaStream_t stream, standin_fn fn, const void *args, size_t bytes);
+/* Into the queue, capture or not. A signal counts as completed when it runs, so that whoever is told
+ * finds the stream idle; it is not delayed. */
+void standin_stream_push(cudaStream_t stream, standin_task_kind kind, standin_fn fn,
+                         const void *args, size_t bytes);
 
 /* Waits until what the stream, or each stream of the device, has been given so far is done. `who`
  * waits: it is named where that takes long. */
 void standin_stream_sync(cudaStream_t stream, const char *who);
 void standin_device_sync(int device, const char *who);
 bool standin_stream_idle(cudaStream_t stream);
+
+/* Waits until no stream works: of a device that has just failed. */
+void standin_streams_still(void);
 
 /* Into the queue, or into the capture that the stream is in. */
 cudaError_t standin_submit(cudaStream_t stream, standin_fn fn, const void *args, size_t bytes);

@@ -45,7 +45,8 @@ typedef void (*standin_fn)(void *args);
 /* Enqueues fn on a copy of args, as a kernel would be: it runs at its turn in the stream, or is
  * recorded where the stream is capturing. A stream that is not one, or is not of the current
  * device, is cudaErrorInvalidResourceHandle, also for cudaGetLastError. A fn that waits for memory
- * to change should give up its processor as it does (sched_yield). */
+ * to change should give up its processor as it does (sched_yield), and must end where the device
+ * has failed. */
 cudaError_t standin_launch(cudaStream_t stream, standin_fn fn, const void *args, size_t args_bytes);
 
 /* Called with 1 for each launch that a graph, or an executable one, comes to hold, and with -1 when
@@ -59,9 +60,14 @@ uint64_t standin_launch_count(void);
 /* Device memory that has no IPC handle, as that of ncclMemAlloc; cudaFree frees it. */
 cudaError_t standin_malloc_unshareable(void **memory, size_t bytes);
 
-/* From now on every call fails with this error, as after a fault in a kernel; cudaSuccess ends it.
- * Of what is queued, copies and host functions still run, and kernels do not. */
+/* From now on every call fails with this error, as after a fault in a kernel, and nothing that is
+ * queued runs: no kernel, copy or host function. What runs comes to its end before anyone is told,
+ * so who is told may do as he likes with memory. cudaSuccess ends it: what is enqueued after that
+ * runs. Not for a fn to call. */
 void standin_device_fault(cudaError_t error);
+
+/* For a fn that waits: 1 once the device has failed. */
+int standin_device_failed(void);
 
 /* What lives in this process: a test of a clean-up compares them. */
 typedef struct standin_live {

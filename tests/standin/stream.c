@@ -61,17 +61,23 @@ static standin_task *take(cudaStream_t stream, uint32_t taken) {
   return task;
 }
 
+/* Either this sees that the device has failed, or who lets it fail sees that this works. */
+static void work(cudaStream_t stream, standin_task *task) {
+  atomic_store(&stream->working, 1);
+  if (task->life == standin_life() && task->life % 2 == 0) task->fn(task->args);
+  atomic_store(&stream->working, 0);
+}
+
 static void *worker(void *context) {
   const cudaStream_t stream = context;
   for (uint32_t taken = 0;;) {
     standin_task *task = take(stream, taken++);
-    if (!task->signal) {
-      delay(stream);
-      task->fn(task->args);
-    }
+    if (task->kind != STANDIN_SIGNAL) delay(stream);
+    if (task->kind == STANDIN_WORK) work(stream, task);
+    if (task->kind == STANDIN_WAIT) task->fn(task->args);
     atomic_store_explicit(&stream->completed, taken, memory_order_release);
     if (!task->fn) break;
-    if (task->signal) task->fn(task->args);
+    if (task->kind == STANDIN_SIGNAL) task->fn(task->args);
   }
   free(stream->first);
   return NULL;
@@ -84,12 +90,14 @@ static _Noreturn void out_of_memory(void) {
   abort();
 }
 
-static standin_task *task_create(standin_fn fn, const void *args, size_t bytes, bool signal) {
+static standin_task *task_create(standin_task_kind kind, standin_fn fn, const void *args,
+                                 size_t bytes) {
   standin_task *task = malloc(sizeof *task + bytes);
   if (!task) out_of_memory();
   atomic_init(&task->next, NULL);
   task->fn = fn;
-  task->signal = signal;
+  task->kind = kind;
+  task->life = standin_life();
   if (bytes) memcpy(task->args, args, bytes);
   return task;
 }
@@ -113,13 +121,9 @@ static bool push(cudaStream_t stream, standin_task *task) {
   return open;
 }
 
-void standin_stream_push(cudaStream_t stream, standin_fn fn, const void *args, size_t bytes) {
-  push(stream, task_create(fn, args, bytes, false));
-}
-
-void standin_stream_push_signal(cudaStream_t stream, standin_fn fn, const void *args,
-                                size_t bytes) {
-  push(stream, task_create(fn, args, bytes, true));
+void standin_stream_push(cudaStream_t stream, standin_task_kind kind, standin_fn fn,
+                         const void *args, size_t bytes) {
+  push(stream, task_create(kind, fn, args, bytes));
 }
 
 bool standin_stream_idle(cudaStream_t stream) {
@@ -151,7 +155,7 @@ void standin_stream_sync(cudaStream_t stream, const char *who) {
   _Atomic uint32_t reached = 0;
   if (standin_stream_idle(stream)) return;
   const mark_task mark = {&reached};
-  const bool marked = push(stream, task_create(mark_run, &mark, sizeof mark, true));
+  const bool marked = push(stream, task_create(STANDIN_SIGNAL, mark_run, &mark, sizeof mark));
   const time_t begin = time(NULL);
   time_t patience = 10;
   while (marked ? !atomic_load_explicit(&reached, memory_order_acquire)
@@ -185,7 +189,7 @@ cudaError_t standin_stream_create(int device, unsigned flags, int priority, cuda
   stream->id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
   stream->delay_us = standin_configuration()->delay_us;
   stream->random = (standin_configuration()->seed + stream->id) * 0x9e3779b97f4a7c15 | 1;
-  stream->first = stream->last = task_create(NULL, NULL, 0, true);
+  stream->first = stream->last = task_create(STANDIN_SIGNAL, NULL, NULL, 0);
   pthread_mutex_init(&stream->push_lock, NULL);
   atomic_init(&stream->live, true);
   if (pthread_create(&thread, NULL, worker, stream)) {
@@ -205,7 +209,7 @@ cudaError_t standin_stream_create(int device, unsigned flags, int priority, cuda
 
 void standin_stream_destroy(cudaStream_t stream) {
   atomic_store_explicit(&stream->live, false, memory_order_relaxed);
-  push(stream, task_create(NULL, NULL, 0, true));
+  push(stream, task_create(STANDIN_SIGNAL, NULL, NULL, 0));
 }
 
 static cudaError_t null_stream(int device, cudaStream_t *stream) {
@@ -235,4 +239,10 @@ void standin_device_sync(int device, const char *who) {
   cudaStream_t stream = atomic_load_explicit(&all_streams, memory_order_acquire);
   for (; stream; stream = stream->next)
     if (stream->device == device) standin_stream_sync(stream, who);
+}
+
+void standin_streams_still(void) {
+  cudaStream_t stream = atomic_load_explicit(&all_streams, memory_order_acquire);
+  for (; stream; stream = stream->next)
+    while (atomic_load(&stream->working)) usleep(20);
 }
