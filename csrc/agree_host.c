@@ -39,6 +39,7 @@ static void make_record(zero1__schedule *schedule, const agree_args *args, zero1
   zero1__step *step = schedule->made_step;
   zero1__record_job job = {.step = step, .to = mine};
   show(schedule, &step->stats, &schedule->step->stats, sizeof step->stats);
+  zero1__schedule_check(schedule); /* what has been summed, or copied, is of no use then */
   step->limits = args->limits;
   step->groups_hash = args->groups_hash;
   zero1__outcome_record(args->came_to, args->limits.one_pass, schedule->readiness.absent,
@@ -174,7 +175,6 @@ static void agree_task(void *context, const void *opaque) {
   const int64_t begin_ns = zero1__now_ns();
   fegetenv(&mode); /* the caller's rounding must not reach the scalars */
   fesetenv(FE_DFL_ENV);
-  zero1__schedule_check(schedule); /* what it has summed is of no use then */
   if (args.came_to == ZERO1__CAME_AFTER)
     tell_norm(schedule, &args, &job);
   else

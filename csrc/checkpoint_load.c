@@ -133,8 +133,9 @@ static zero1_status load_into(const zero1__load_plan *plan) {
   if (status) return status;
   set_numbers(plan);
   optimizer->has_masters = 1;
-  optimizer->half_loaded = 0;
-  return zero1__optimizer_agree(optimizer, ZERO1_OK);
+  status = zero1__optimizer_agree(optimizer, zero1__optimizer_check_device(optimizer));
+  optimizer->half_loaded = status != ZERO1_OK;
+  return status;
 }
 
 static zero1_status take_options(zero1_optimizer *optimizer, const zero1_load_options *given,

@@ -153,11 +153,13 @@ static void round_params(const zero1__offload *offload, const chunk *c) {
   }
 }
 
+/* Who waits for a device that has failed comes too early: the copies may still be under way. */
 static void work_on(void *context, const void *args) {
   const zero1__offload *offload = context;
   const zero1__buffers *buffers = offload->parts.buffers;
-  zero1__device *host = offload->parts.host;
+  zero1__device *host = offload->parts.host, *device = offload->parts.device;
   chunk c;
+  if (device->ops->check(device, NULL)) return;
   memcpy(&c, args, sizeof c);
   zero1__update_job job = zero1__buffers_update_job(buffers, c.bucket, c.blocks);
   job.sources = (zero1__sources){.contributions = c.slot->sources,

@@ -59,6 +59,10 @@ zero1_status zero1__optimizer_begin_collective(zero1_optimizer *optimizer, const
 /** ZERO1_ERR_STATE where gradients are on their way. */
 zero1_status zero1__optimizer_check_idle(zero1_optimizer *optimizer);
 
+/** What the device has to tell of what it was given so far: of copies and kernels that nobody else
+ *  asks about. */
+zero1_status zero1__optimizer_check_device(zero1_optimizer *optimizer);
+
 /** Agreement and gather over the optimizer's lane: a peer that is lost on the way spends the
  *  handle. */
 zero1_status zero1__optimizer_agree(zero1_optimizer *optimizer, zero1_status status);

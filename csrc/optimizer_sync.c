@@ -30,6 +30,11 @@ zero1_status zero1__optimizer_check_idle(zero1_optimizer *optimizer) {
                      "gradients are on their way: step or drop_grads comes first");
 }
 
+zero1_status zero1__optimizer_check_device(zero1_optimizer *optimizer) {
+  zero1__device *device = optimizer->device;
+  return device->is_host ? ZERO1_OK : device->ops->check(device, &optimizer->error);
+}
+
 /* A failure in here leaves ranks that do not know of each other's parameters. */
 static zero1_status spend(zero1_optimizer *optimizer, zero1_status status) {
   if (!status) return ZERO1_OK;
@@ -76,6 +81,11 @@ zero1_status zero1__optimizer_collect(zero1_optimizer *optimizer, zero1_status s
 /* All ranks wait here whatever each found wrong by itself. */
 static zero1_status agree_idle(zero1_optimizer *optimizer) {
   return zero1__optimizer_agree(optimizer, zero1__optimizer_check_idle(optimizer));
+}
+
+/* All ranks wait here until each has its parameters, and its masters. */
+static zero1_status agree_on_devices(zero1_optimizer *optimizer) {
+  return zero1__optimizer_agree(optimizer, zero1__optimizer_check_device(optimizer));
 }
 
 void zero1__optimizer_set_masters(zero1_optimizer *optimizer, int32_t keep) {
@@ -145,7 +155,7 @@ zero1_status zero1_optimizer_sync_params(zero1_optimizer *optimizer, int32_t roo
   if (!status) zero1__optimizer_set_masters(optimizer, 0);
   optimizer->has_masters |= !status;
   if (!status) status = round_params(optimizer);
-  return spend(optimizer, status ? status : zero1__optimizer_agree(optimizer, ZERO1_OK));
+  return spend(optimizer, status ? status : agree_on_devices(optimizer));
 }
 
 zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer) {
@@ -157,7 +167,7 @@ zero1_status zero1_optimizer_params_changed(zero1_optimizer *optimizer) {
   zero1__optimizer_set_masters(optimizer, 1);
   optimizer->has_masters = 1;
   status = round_params(optimizer);
-  return spend(optimizer, status ? status : zero1__optimizer_agree(optimizer, ZERO1_OK));
+  return spend(optimizer, status ? status : agree_on_devices(optimizer));
 }
 
 /* ---- replicas ---- */
@@ -208,18 +218,13 @@ zero1_status zero1_optimizer_check_replicas(zero1_optimizer *optimizer, int32_t 
   if (rank) *rank = -1;
   zero1_status status = zero1__optimizer_begin_collective(optimizer, "check_replicas");
   if (status) return status;
-  const zero1_comm *comm = optimizer->comm;
-  uint64_t *hashes = calloc((size_t)comm->world_size, sizeof *hashes);
-  status = zero1__optimizer_check_idle(optimizer);
-  if (!status && !hashes)
-    status = zero1__fail(&optimizer->error, ZERO1_ERR_MEMORY, "no memory for %d ranks",
-                         comm->world_size);
-  status = zero1__optimizer_agree(optimizer, status);
-  if (!status) {
-    const uint64_t mine = hash_params(optimizer);
-    status = zero1__optimizer_gather(optimizer, &mine, hashes, sizeof mine);
-  }
-  const int32_t diverged = status ? -1 : find_diverged(hashes, comm->world_size);
+  status = agree_idle(optimizer);
+  if (status) return status;
+  const uint64_t mine = hash_params(optimizer);
+  void *hashes;
+  status = zero1__optimizer_collect(optimizer, zero1__optimizer_check_device(optimizer), &mine,
+                                    sizeof mine, &hashes);
+  const int32_t diverged = status ? -1 : find_diverged(hashes, optimizer->comm->world_size);
   free(hashes);
   if (diverged < 0) return status;
   if (rank) *rank = diverged;

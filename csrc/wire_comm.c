@@ -285,7 +285,8 @@ static zero1_status broadcast_staged(zero1__wire_channel *channel, char *params,
   zero1__device *device = channel->base.config.device;
   const int is_root = channel->base.comm->rank == peer_at(peers, root);
   if (is_root) device->ops->transfer(device, channel->ring, params, bytes);
-  const zero1_status status = broadcast_piece(channel, channel->ring, bytes, peers, root, error);
+  zero1_status status = is_root ? device->ops->check(device, error) : ZERO1_OK;
+  if (!status) status = broadcast_piece(channel, channel->ring, bytes, peers, root, error);
   if (!status && !is_root) device->ops->transfer(device, params, channel->ring, bytes);
   return status;
 }

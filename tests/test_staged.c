@@ -7,6 +7,8 @@
 // wrap: zero1__port_send
 // wrap: zero1__port_recv
 // wrap: cudaDeviceFlushGPUDirectRDMAWrites
+// wrap: cudaMemcpyAsync
+// wrap: zero1__lane_gather
 // timeout: 240
 
 /* Messages between ranks whose parameters and gradients lie in memory of a device: the carrier gets
@@ -29,8 +31,9 @@ static atomic_int device_has_failed;
 
 static void look_at(const void *data) {
   struct cudaPointerAttributes memory;
-  if (atomic_load(&device_has_failed)) return;
-  CHECK_CUDA(cudaPointerGetAttributes(&memory, data));
+  const cudaError_t error = cudaPointerGetAttributes(&memory, data);
+  if (error && atomic_load(&device_has_failed)) return;
+  CHECK_CUDA(error);
   CHECK(memory.type == cudaMemoryTypeDevice || memory.type == cudaMemoryTypeHost);
   if (memory.type == cudaMemoryTypeHost) {
     atomic_fetch_add(&in_pinned_memory, 1);
@@ -39,6 +42,30 @@ static void look_at(const void *data) {
     atomic_fetch_add(&in_device_memory, 1);
   }
 }
+
+/* ---- copies that fail ---- */
+
+static atomic_int copies_left; /* the device fails in the last of them; 0: it does not */
+static _Thread_local int copy_has_failed;
+
+cudaError_t __real_cudaMemcpyAsync(void *to, const void *from, size_t bytes,
+                                   enum cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t __wrap_cudaMemcpyAsync(void *to, const void *from, size_t bytes,
+                                   enum cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t __wrap_cudaMemcpyAsync(void *to, const void *from, size_t bytes,
+                                   enum cudaMemcpyKind kind, cudaStream_t stream) {
+  if (atomic_load(&copies_left) > 0 && atomic_fetch_sub(&copies_left, 1) == 1) {
+    atomic_store(&device_has_failed, 1);
+#if defined(ZERO1_TESTS_STANDIN)
+    standin_device_fault(cudaErrorIllegalAddress);
+#endif
+  }
+  const cudaError_t error = __real_cudaMemcpyAsync(to, from, bytes, kind, stream);
+  if (error) copy_has_failed = 1;
+  return error;
+}
+
+/* ---- messages ---- */
 
 zero1_status __real_zero1__port_send(const zero1__port *port, const void *data, size_t bytes,
                                      int32_t peer, int32_t tag, zero1__request *request,
@@ -50,6 +77,7 @@ zero1_status __wrap_zero1__port_send(const zero1__port *port, const void *data, 
                                      int32_t peer, int32_t tag, zero1__request *request,
                                      zero1__error *error) {
   look_at(data);
+  CHECK(!copy_has_failed); /* it is not what the device has */
   return __real_zero1__port_send(port, data, bytes, peer, tag, request, error);
 }
 
@@ -64,6 +92,16 @@ zero1_status __wrap_zero1__port_recv(const zero1__port *port, void *data, size_t
                                      zero1__error *error) {
   look_at(data);
   return __real_zero1__port_recv(port, data, bytes, peer, tag, request, error);
+}
+
+zero1_status __real_zero1__lane_gather(zero1__lane *lane, const void *mine, void *all, size_t bytes,
+                                       zero1__error *error);
+zero1_status __wrap_zero1__lane_gather(zero1__lane *lane, const void *mine, void *all, size_t bytes,
+                                       zero1__error *error);
+zero1_status __wrap_zero1__lane_gather(zero1__lane *lane, const void *mine, void *all, size_t bytes,
+                                       zero1__error *error) {
+  CHECK(!copy_has_failed); /* nor is this made of it */
+  return __real_zero1__lane_gather(lane, mine, all, bytes, error);
 }
 
 /* What arrived in memory of the device may be behind kernels that were enqueued before. */
@@ -235,6 +273,12 @@ static void a_rank_that_aborts_is_told_to_its_peers(void) {
     check_threads(RANKS, &options, abort_in_the_middle, &in_backward);
 }
 
+typedef struct lost_copy {
+  pthread_barrier_t barrier;
+  int copies; /* the last of them fails */
+  int told;
+} lost_copy;
+
 static void lose_the_device(int32_t rank, zero1_comm *comm, void *arg) {
   pthread_barrier_t *const barrier = (pthread_barrier_t *)arg;
   zero1_optimizer *optimizer;
@@ -265,6 +309,62 @@ static void a_device_that_fails_in_the_middle_is_told(void) {
   pthread_barrier_destroy(&barrier);
 }
 
+/* Without copies of the test's own. */
+static zero1_status step_on_zeros(zero1_optimizer *optimizer) {
+  zero1_status status = ZERO1_OK;
+  for (int64_t i = MISUSE_PARAMS - 1; i >= 0 && !status; --i)
+    status = zero1_optimizer_grad_ready(optimizer, i, device_thread_stream());
+  if (!status) status = zero1_optimizer_step(optimizer);
+  return status ? status : misuse_wait(optimizer);
+}
+
+/* Sync, step, step, check: whichever of their copies is the one, no rank sends what it has of it, and
+ * no rank is told that all is well. */
+static zero1_status train_until_told(zero1_optimizer *optimizer) {
+  zero1_status status = zero1_optimizer_sync_params(optimizer, 0);
+  CHECK(status || !copy_has_failed);
+  for (int i = 0; i < 2 && !status; ++i) status = step_on_zeros(optimizer);
+  if (!status) status = zero1_optimizer_check_replicas(optimizer, NULL);
+  CHECK(status || !copy_has_failed);
+  return status;
+}
+
+static void lose_a_copy(int32_t rank, zero1_comm *comm, void *arg) {
+  lost_copy *const self = (lost_copy *)arg;
+  zero1_optimizer *optimizer;
+  CHECK_STATUS(misuse_create(comm, &optimizer), ZERO1_OK);
+  pthread_barrier_wait(&self->barrier);
+  if (!rank) atomic_store(&copies_left, self->copies);
+  pthread_barrier_wait(&self->barrier);
+  const zero1_status status = train_until_told(optimizer);
+  pthread_barrier_wait(&self->barrier);
+  if (status) {
+    CHECK_STATUS(status, ZERO1_ERR_DEVICE);
+    CHECK_TEXT(zero1_optimizer_last_error(optimizer), "an illegal memory access");
+  }
+  CHECK(!status == !atomic_load(&device_has_failed));
+  pthread_barrier_wait(&self->barrier);
+  if (!rank) {
+    self->told = status != ZERO1_OK;
+    atomic_store(&copies_left, 0);
+    standin_device_fault(cudaSuccess);
+    atomic_store(&device_has_failed, 0);
+  }
+  pthread_barrier_wait(&self->barrier);
+  zero1_optimizer_destroy(&optimizer);
+}
+
+static void what_a_device_has_half_copied_is_not_sent(void) {
+  zero1_comm_options options;
+  lost_copy self = {.told = 1};
+  misuse_options(1, 60, &options);
+  CHECK(!pthread_barrier_init(&self.barrier, NULL, RANKS));
+  for (self.copies = 1; self.told; self.copies += 3)
+    check_threads(RANKS, &options, lose_a_copy, &self);
+  CHECK(self.copies > 50); /* there were so many */
+  pthread_barrier_destroy(&self.barrier);
+}
+
 static void nothing_is_left(void) {
   const standin_live live = standin_live_objects();
   CHECK_EQ(live.device_memories, 0);
@@ -287,6 +387,7 @@ int main(void) {
   if (!device_sums_after_a_loss_are_races) RUN(a_rank_that_aborts_is_told_to_its_peers);
   RUN(nothing_is_left);
   RUN(a_device_that_fails_in_the_middle_is_told);
+  RUN(what_a_device_has_half_copied_is_not_sent);
 #endif
   return check_summary();
 }
