@@ -283,8 +283,11 @@ static void a_fault_stays(void) {
   DO(cudaDeviceSynchronize());
 }
 
+static _Atomic int lingers;
+
 /* A kernel that the fault finds at work, and that takes its time to end. */
 static void linger_run(void *args) {
+  atomic_store_explicit(&lingers, 1, memory_order_relaxed);
   while (!standin_device_failed()) sched_yield();
   usleep(3000);
   append_run(args);
@@ -292,6 +295,7 @@ static void linger_run(void *args) {
 
 static void *let_it_fail(void *arg) {
   (void)arg;
+  while (!atomic_load_explicit(&lingers, memory_order_relaxed)) sched_yield();
   usleep(3000);
   standin_device_fault(cudaErrorIllegalAddress);
   return NULL;
@@ -304,6 +308,7 @@ static void check_told_when_over(int waits) {
   cudaStream_t stream = stream_create();
   const append_args args = {cell, 1};
   cudaError_t told;
+  atomic_store(&lingers, 0);
   DO(standin_launch(stream, linger_run, &args, sizeof args));
   DO(cudaMemcpyAsync(cell, &seven, sizeof seven, cudaMemcpyHostToDevice, stream));
   append(stream, cell, 2);

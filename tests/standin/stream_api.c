@@ -63,6 +63,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   if (!error) error = standin_capture_implicit(stream);
   if (!error) error = standin_capture_refuses(stream);
   if (!error && !standin_stream_idle(stream)) error = cudaErrorNotReady;
+  if (!error) error = standin_enter(); /* what has failed has not been done */
   return standin_leave(error);
 }
 
