@@ -84,11 +84,6 @@ static void copy_state(const zero1_optimizer *optimizer, int64_t index, int32_t 
     device->ops->transfer(device, from ? place : to, from ? from : place, bytes);
 }
 
-static zero1_status check_device(zero1_optimizer *optimizer) {
-  zero1__device *device = optimizer->device;
-  return device->is_host ? ZERO1_OK : device->ops->check(device, &optimizer->error);
-}
-
 zero1_status zero1_optimizer_set_state(zero1_optimizer *optimizer, int64_t index, int32_t state,
                                        const float *values) {
   zero1_status status = begin(optimizer, "set_state");
@@ -102,7 +97,7 @@ zero1_status zero1_optimizer_set_state(zero1_optimizer *optimizer, int64_t index
     const zero1__range elements = owned(optimizer, index, bucket, optimizer->comm->rank);
     copy_state(optimizer, index, state, elements, values + elements.begin, NULL);
   }
-  return check_device(optimizer);
+  return zero1__optimizer_check_device(optimizer);
 }
 
 /* ---- from all ranks ---- */
@@ -186,7 +181,8 @@ zero1_status zero1_optimizer_get_state(zero1_optimizer *optimizer, int64_t index
   for (int64_t bucket = buckets.begin; bucket < buckets.end && !status; ++bucket)
     status = gather_bucket(optimizer, index, state, bucket, room, values);
   free(room);
-  return status ? status : zero1__optimizer_agree(optimizer, check_device(optimizer));
+  return status ? status
+                : zero1__optimizer_agree(optimizer, zero1__optimizer_check_device(optimizer));
 }
 
 /* ---- the count ---- */
