@@ -27,7 +27,12 @@ typedef struct failure {
   const char *words;
 } failure;
 
-/* Trains until it fails, which is soon. */
+/* Nobody is lost before all have made their optimizers. */
+static void meet_in(zero1_comm *comm) {
+  CHECK_STATUS(zero1_comm_barrier(comm), ZERO1_OK);
+}
+
+/* Trains until it fails, which is long before the comm's timeout. */
 static void train_to_failure(trainer *self, const failure *expected) {
   zero1_status status = ZERO1_OK;
   const int64_t begin_ms = now_ms();
@@ -45,7 +50,7 @@ static void train_to_failure(trainer *self, const failure *expected) {
   if (!strstr(text, expected->words)) fprintf(stderr, "%s\n", text);
   CHECK_STATUS(status, expected->status);
   CHECK(strstr(text, expected->words));
-  CHECK(now_ms() - begin_ms < 5000);
+  CHECK(now_ms() - begin_ms < 20000);
   CHECK_STATUS(zero1_optimizer_step(self->optimizer), ZERO1_ERR_SPENT);
 }
 
@@ -73,6 +78,7 @@ static void give_up(zero1_comm *comm, void *arg) {
   trainer self;
   (void)arg;
   trainer_begin(&self, &base, comm);
+  meet_in(comm);
   if (self.rank == 1) {
     sleep_ms(50);
     zero1_optimizer_abort(self.optimizer, "is tired");
@@ -92,15 +98,16 @@ static void a_rank_that_aborts_releases_its_peers(void) {
 }
 
 static void stay_away(zero1_comm *comm, void *arg) {
-  static const failure late = {ZERO1_ERR_TIMEOUT, "within 0.5 s"};
+  static const failure late = {ZERO1_ERR_TIMEOUT, "within 3 s"};
   zero1_config config = trainer_config(&base);
   trainer self;
   (void)arg;
-  config.timeout_seconds = 0.5;
+  config.timeout_seconds = 3;
   CHECK_STATUS(trainer_try_create(&self, &base, comm, &config), ZERO1_OK);
   CHECK_STATUS(zero1_optimizer_sync_params(self.optimizer, 0), ZERO1_OK);
+  meet_in(comm);
   if (self.rank == 1)
-    sleep_ms(2000);
+    sleep_ms(5000);
   else
     train_to_failure(&self, &late);
   trainer_end(&self);
@@ -132,6 +139,7 @@ static void train_half(world *in, int32_t rank) {
   config.timeout_seconds = in->options.timeout_seconds;
   CHECK_STATUS(trainer_try_create(&self, &base, half, &config), ZERO1_OK);
   CHECK_STATUS(zero1_optimizer_sync_params(self.optimizer, 0), ZERO1_OK);
+  meet_in(all);
   what->fn(&self, rank);
   trainer_end(&self);
   CHECK_STATUS(zero1_comm_barrier(all), ZERO1_OK);
@@ -166,7 +174,7 @@ static void a_rank_that_aborts_releases_those_it_agrees_with(void) {
 static void stay_away_from_half(trainer *self, int32_t rank) {
   static const failure late = {ZERO1_ERR_TIMEOUT, "within 3 s: some of 4 ranks"};
   if (rank / 2)
-    sleep_ms(4500);
+    sleep_ms(6000);
   else
     train_to_failure(self, &late);
 }

@@ -3,7 +3,7 @@
 // standin-delay: 20
 // standin-sanitizers: thread
 // quarters: 2
-// cost: 9
+// cost: 20
 
 /* Steps that are skipped: by a gradient that is not finite, by a sum that overflows, by a norm
  * above the threshold. Every rank skips, nothing changes by one bit, and training goes on as if the

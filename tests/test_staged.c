@@ -3,7 +3,7 @@
 // standin-delay: 100
 // standin-sanitizers: thread
 // quarters: 2
-// cost: 13
+// cost: 25
 // wrap: zero1__port_send
 // wrap: zero1__port_recv
 // wrap: cudaDeviceFlushGPUDirectRDMAWrites
