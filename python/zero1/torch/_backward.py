@@ -60,6 +60,11 @@ class Gradients:
         if self._overlap and self.synchronizing:
             self._hand_over(index)
 
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._before_first()
+
     def _take(self, index: int) -> None:
         """What is in .grad goes into the buffer, and the buffer becomes .grad."""
         tensor, view = self._registered[index].tensor, self._views[index]
@@ -68,9 +73,7 @@ class Gradients:
         if grad is view:
             self._taken[index] = True
             return
-        if not self._begun:
-            self._begun = True
-            self._before_first()
+        self._begin()
         if grad.layout != torch.strided:
             raise self._fail(InvalidError(f"the gradient of {self._registered[index].name!r} is {grad.layout}: sparse "
                                           "ones cannot be reduce-scattered"))
@@ -90,26 +93,41 @@ class Gradients:
         self.handed_over += 1
         self.core.grad_ready(index, self._stream())
 
+    def _check_untouched(self, index: int) -> None:
+        tensor, view = self._registered[index].tensor, self._views[index]
+        assert view is not None
+        if view._version != self._versions[index] or tensor.grad is not (view if self._same_dtype else None):
+            raise self._fail(StateError(
+                f"the gradient of {self._registered[index].name!r} was written, or set to another, after backward had "
+                "handed it over: clip with the optimizer's clip_grad_norm, or make it with overlap=False"))
+
     def hand_over_rest(self) -> None:
         """Of all that are not yet, in the order in which backward finishes them. Those without a gradient are
         absent. StateError: someone wrote a gradient after it was handed over."""
+        self._begin()  # peers with a gradient did so in their backward
         for index in reversed(self._trainable):
-            tensor, view, version = self._registered[index].tensor, self._views[index], self._versions[index]
+            tensor, view = self._registered[index].tensor, self._views[index]
             assert view is not None
-            if version is not None:
-                if view._version != version:
-                    raise self._fail(StateError(
-                        f"the gradient of {self._registered[index].name!r} was written after backward had handed it "
-                        "over: clip with the optimizer's clip_grad_norm, or make it with overlap=False"))
+            if self._versions[index] is not None:
+                self._check_untouched(index)
                 continue
             if tensor.grad is not None:
                 self._take(index)
+            elif self._same_dtype:  # model.zero_grad(), say, has taken it away
+                self._taken[index] = False
             if self._taken[index]:
                 self._hand_over(index)
             else:
                 self._versions[index] = view._version
                 self.handed_over += 1
                 self.core.grad_absent(index, self._stream())
+
+    def zero(self) -> None:
+        """What is in the buffers, and not handed over."""
+        for index in self._trainable:
+            view = self._views[index]
+            if self._taken[index] and view is not None:
+                view.zero_()
 
     def given_up(self) -> None:
         """They belong to no step any more."""

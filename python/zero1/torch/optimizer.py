@@ -194,11 +194,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """As torch.optim.Optimizer's. Gradients that are on their way are given up: collective then."""
         if self._gradients.handed_over:
             self.core.drop_grads()
-            self._reduced = False
-            self._gradients.given_up()
+            self._end_step()
         elif set_to_none:
             self._gradients.given_up()
         else:
+            self._gradients.zero()
             super().zero_grad(set_to_none=False)
 
     @contextlib.contextmanager
@@ -213,13 +213,17 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def clip_grad_norm(self, max_norm: float, norm_type: float = 2.0,
                        error_if_nonfinite: bool = False) -> torch.Tensor:
         """Between backward and step, in place of torch.nn.utils.clip_grad_norm_: the step that follows scales the
-        averaged gradients by max_norm / (norm + 1e-6) where that is below 1. Returns their norm, a scalar; waits
-        for it (max_grad_norm of the constructor does not). Collective."""
+        averaged gradients by max_norm / (norm + 1e-6) where that is below 1; an infinite max_norm scales nothing.
+        Returns their norm, a scalar; waits for it (max_grad_norm of the constructor does not). Collective.
+        InvalidError: max_norm is no number above 0; error_if_nonfinite, and the norm is not finite: zero_grad then
+        gives the step up."""
         if float(norm_type) != 2.0:
             raise self._failed(UnsupportedError(f"norm_type is {norm_type}: there is 2 alone"))
         if self._reduced:
             raise self._failed(StateError("clip_grad_norm was called twice in a step"))
-        self.core.set_max_grad_norm(max_norm)
+        if not max_norm > 0:
+            raise self._failed(InvalidError(f"max_norm is {max_norm}, not above 0"))
+        self.core.set_max_grad_norm(max_norm if max_norm < float("inf") else 0.0)
         self._clips = True
         self._give_hyper()
         self._gradients.hand_over_rest()
@@ -227,7 +231,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._reduced = True
         norm = self.core.info().grad_norm
         if error_if_nonfinite and not abs(norm) < float("inf"):
-            raise self._failed(InvalidError(f"the norm of the gradients is {norm}"))
+            raise InvalidError(f"the norm of the gradients is {norm}")  # on every rank: it is the same
         return torch.tensor(norm, dtype=torch.float32, device=self._device)
 
     def _give_hyper(self) -> None:
@@ -237,6 +241,13 @@ class DistributedOptimizer(torch.optim.Optimizer):
             if group != self._given[number]:
                 self.core.set_group(group, number)
                 self._given[number] = group
+
+    def _end_step(self) -> None:
+        """Gradients belong to it, whatever became of it, and so does what it clipped at."""
+        if self._clips:
+            self.core.set_max_grad_norm(self._max_grad_norm)
+        self._reduced = self._clips = False
+        self._gradients.given_up()
 
     def _check_places(self) -> None:
         for address, entry in zip(self._addresses, self._registered):
@@ -258,10 +269,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._give_hyper()
         self._gradients.hand_over_rest()
         self.core.step()
-        if self._clips:
-            self.core.set_max_grad_norm(self._max_grad_norm)
-        self._reduced = self._clips = False
-        self._gradients.given_up()
+        self._end_step()
         if self._waits:
             self._waits.after_step()
         else:
