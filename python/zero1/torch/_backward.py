@@ -14,10 +14,14 @@ import torch
 
 from ..errors import Error, InvalidError, StateError
 from ..optimizer import Optimizer
+from ._hooks import removed_with, weakly
 from ._tensors import Registered, view_of
 
 _HANDED_OVER = ("was handed over already: accumulate inside no_sync(), or make the optimizer with overlap=False, which "
                 "hands gradients over in step")
+
+
+_of_tensor: weakref.WeakValueDictionary[int, Gradients] = weakref.WeakValueDictionary()  # by id: it holds the tensor
 
 
 class Gradients:
@@ -40,14 +44,18 @@ class Gradients:
         self._same_dtype = not registered or dtype == registered[0].tensor.dtype
         self._taken = [False] * len(registered)  # the buffer holds it
         self._versions: list[int | None] = [None] * len(registered)  # of the buffer, as it was handed over
-        itself = weakref.ref(self)  # a model that outlives its optimizer does not keep it
-        self._hooks = [registered[index].tensor.register_post_accumulate_grad_hook(_hook(itself, index))
-                       for index in self._trainable]
+        keys = [id(registered[index].tensor) for index in self._trainable]
+        for earlier in {_of_tensor.get(key) for key in keys}:
+            if earlier:  # of an optimizer whose parameters have now moved into this one's memory
+                earlier.close()
+        _of_tensor.update(dict.fromkeys(keys, self))
+        self._remove_hooks = removed_with(self, [
+            registered[index].tensor.register_post_accumulate_grad_hook(_hook(weakly(self.accumulated), index))
+            for index in self._trainable])
 
     def close(self) -> None:
         """No hook works any more, and no .grad is the library's memory."""
-        for hook in self._hooks:
-            hook.remove()
+        self._remove_hooks()
         for index in self._trainable:
             self._registered[index].tensor.grad = None
         self._views = [None] * len(self._views)
@@ -138,10 +146,5 @@ class Gradients:
         self._begun, self.handed_over = False, 0
 
 
-def _hook(gradients: weakref.ref[Gradients], index: int) -> Callable[[torch.Tensor], None]:
-    def hook(_: torch.Tensor) -> None:
-        found = gradients()
-        if found is not None:
-            found.accumulated(index)
-
-    return hook
+def _hook(accumulated: Callable[[int], None], index: int) -> Callable[[torch.Tensor], None]:
+    return lambda _: accumulated(index)

@@ -16,6 +16,7 @@ from . import _adamw, _ranks
 from ._abort import on_uncaught
 from ._backward import Gradients
 from ._forward import Waits
+from ._hooks import weakly
 from ._tensors import NAMES, Registered, first_device, register, view_of
 
 
@@ -110,6 +111,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         places = {id(entry.tensor): index for index, entry in enumerate(self._registered)}
         #: Index in the library of each parameter, in the order of all groups.
         self._places = [places[id(tensor)] for group in self.param_groups for tensor in group["params"]]
+        self._frozen = [entry for entry in self._registered if not entry.tensor.requires_grad]
         self._addresses = [0] * len(self._registered)
         self._versions = [0] * len(self._registered)
         self._has_masters = bool(self.core.memory().master_bytes)
@@ -132,10 +134,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
             entry.tensor.data = view
             self._addresses[index] = entry.tensor.data_ptr()
         self._note_versions()
-        self._gradients = Gradients(self.core, self._registered, grad_dtype, overlap, self._stream,
-                                    self._before_gradients, self._before_gradient, self._failed)
+        self._gradients = Gradients(self.core, self._registered, grad_dtype, overlap, weakly(self._stream),
+                                    weakly(self._before_gradients), weakly(self._before_gradient), weakly(self._failed))
         if module is not None:
-            self._waits = Waits(self.core, module, self._registered, self._stream, self._failed)
+            self._waits = Waits(self.core, module, self._registered, weakly(self._stream), weakly(self._failed))
         if self.world_size > 1:
             on_uncaught(self.core)
 
@@ -254,8 +256,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
             if entry.tensor.data_ptr() != address:
                 raise self._failed(StateError(f"parameter {entry.name!r} is not in the optimizer's memory any more "
                                               "(.to(), .data = ...): move and convert models before it is made"))
-            if entry.tensor.grad is not None and not entry.tensor.requires_grad:
-                raise self._failed(StateError(f"parameter {entry.name!r} has a gradient and does not require one"))
+        for entry in self._frozen:
+            if entry.tensor.grad is not None:
+                raise self._failed(StateError(f"parameter {entry.name!r} has a gradient, and was frozen when the "
+                                              "optimizer was made: make another, which may load its state"))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
