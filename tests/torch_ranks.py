@@ -62,6 +62,13 @@ def same_bits(one, other) -> bool:
     return bits_of([one]) == bits_of([other])
 
 
+def distance(tensors, others) -> float:
+    """The largest difference of two elements, relative to the largest element of their tensor: where a step takes
+    a parameter through zero, what is left of it is the rounding of numbers of that size."""
+    pairs = [(one.detach(), other.detach()) for one, other in zip(tensors, others, strict=True) if one.numel()]
+    return max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
+
+
 # ---- in pytest ----
 
 

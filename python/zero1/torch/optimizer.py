@@ -135,7 +135,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             self._addresses[index] = entry.tensor.data_ptr()
         self._note_versions()
         self._gradients = Gradients(self.core, self._registered, grad_dtype, overlap, weakly(self._stream),
-                                    weakly(self._before_gradients), weakly(self._before_gradient), weakly(self._failed))
+                                    weakly(self._settle), weakly(self._before_gradient), weakly(self._failed))
         if module is not None:
             self._waits = Waits(self.core, module, self._registered, weakly(self._stream), weakly(self._failed))
         if self.world_size > 1:
@@ -155,9 +155,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def _note_versions(self) -> None:
         self._versions = [entry.tensor._version for entry in self._registered]
 
-    def _before_gradients(self) -> None:
-        """The first gradient of a step has come. What torch knows to be written since the last one goes into the
-        masters: else it would be lost."""
+    def _settle(self) -> None:
+        """What torch knows to be written goes into the masters: with the first gradient of a step, since it would be
+        lost otherwise, and before they are saved. Collective."""
         if self._has_masters and (self._written or self._versions != [entry.tensor._version
                                                                       for entry in self._registered]):
             self.params_changed()
@@ -293,10 +293,12 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def save(self, root: str | os.PathLike[str], **options: Any) -> None:
         """Writes a checkpoint, each rank its part; parameters are in it. Arguments as zero1.Optimizer.save."""
+        self._settle()
         self.core.save(root, **options)
 
     def save_async(self, root: str | os.PathLike[str], **options: Any) -> None:
         """The same while training goes on: zero1.Optimizer.save_async."""
+        self._settle()
         self.core.save_async(root, **options)
 
     def wait(self) -> None:
@@ -324,6 +326,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def consolidate_state_dict(self, to: int = 0) -> None:
         """Gathers the whole state on rank `to`, whose state_dict() returns it then. It takes two or three times the
         parameters' memory there: save takes none. Collective."""
+        self._settle()
         count, states = self.core.info().count, _adamw.STATES if self._has_masters else _adamw.MOMENTS
         state = {}
         for place, index in enumerate(self._places):
@@ -355,9 +358,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
         names = [self._registered[index].name for index in self._places]
         try:
             count, states = _adamw.check(self.param_groups, names, state_dict)
-        except Error as error:
-            raise self._failed(error)
-        self.core.set_count(count)
+        except Error:
+            with contextlib.suppress(Error):
+                self.core.set_count(-1)  # the peers refuse it, too
+            raise
+        try:
+            self.core.set_count(count)
+        except InvalidError as error:
+            raise InvalidError(f"another rank has refused its state_dict ({error})") from None
         for place, index in enumerate(self._places):
             if self.core.registered[index].frozen:
                 continue
