@@ -9,6 +9,7 @@ every rank and with each number of ranks. One rank is pytest's own process. More
 torchrun (then comm is None: torch.distributed is started): to import torch takes seconds, so one launch does all
 tests of a session that take as many ranks. As a program, this file is one rank of such a launch."""
 
+import contextlib
 import gc
 import hashlib
 import importlib
@@ -42,7 +43,7 @@ ENVIRONMENT = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_RO
 LAUNCHERS = {"mpirun": ["mpirun", "--oversubscribe", "-n"],
              "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]}
 LAUNCH_SECONDS = 300
-PEER_SECONDS = 30  #: that a rank waits for one which makes no progress
+PEER_SECONDS = 60  #: that a rank waits for one which makes no progress
 
 
 def optimizer_of(params, comm, **options):
@@ -67,6 +68,15 @@ def distance(tensors, others) -> float:
     a parameter through zero, what is left of it is the rounding of numbers of that size."""
     pairs = [(one.detach(), other.detach()) for one, other in zip(tensors, others, strict=True) if one.numel()]
     return max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
+
+
+@contextlib.contextmanager
+def raised(error, text: str, mine: bool = True):
+    """Around what this rank is to raise, or, where the mistake is not `mine`, what its peers are to raise for it: at
+    once, and not because they gave up waiting."""
+    with pytest.raises(error if mine else zero1.Error, match=text if mine else None) as caught:
+        yield caught
+    assert not isinstance(caught.value, (zero1.TimeoutError, zero1.PeerError)), caught.value
 
 
 # ---- in pytest ----

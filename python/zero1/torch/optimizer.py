@@ -63,17 +63,20 @@ class DistributedOptimizer(torch.optim.Optimizer):
                  process_group: "torch.distributed.ProcessGroup | None" = None, overlap: bool = True,
                  overlap_forward: bool = False, share_params: bool = False, grad_dtype: torch.dtype | None = None,
                  max_grad_norm: float = 0.0, **config: Any):
-        params = list(params) if isinstance(params, Iterable) and not isinstance(params, torch.Tensor) else params
-        self._device = first_device(params if isinstance(params, list) else [])
+        self._device = torch.device("cpu")
         self._max_grad_norm, self._share_params = max_grad_norm, share_params
         problem: Exception | None = None
         try:
+            if isinstance(params, Iterable) and not isinstance(params, torch.Tensor):
+                params = list(params)
+                self._device = first_device(params)
             defaults = _adamw.values_of(_adamw.group_of(
                 {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
                  "decoupled_weight_decay": decoupled_weight_decay}))
             super().__init__(params, defaults)
             self._registered = register(self.param_groups, module)
             self._device = self._registered[0].tensor.device
+            self._given = [_adamw.group_of(group) for group in self.param_groups]  # as the library has them
             grad_dtype = grad_dtype or (self._registered[0].tensor.dtype)
             if overlap_forward and module is None:
                 raise InvalidError("overlap_forward needs the module, before whose parts it waits")
@@ -104,7 +107,6 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return config
 
     def _make(self, comm: Comm, config: dict[str, Any]) -> None:
-        self._given = [_adamw.group_of(group) for group in self.param_groups]  # as the library has them
         #: The library's optimizer, a zero1.Optimizer; parameters are in the order of registration.
         self.core = Optimizer([entry.param() for entry in self._registered], comm=comm, groups=self._given, **config)
         self.rank, self.world_size = self.core.rank, self.core.world_size
@@ -239,10 +241,13 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def _give_hyper(self) -> None:
         """What schedulers, or the program, have set in param_groups."""
         for number, values in enumerate(self.param_groups):
-            group = _adamw.group_of(values)
-            if group != self._given[number]:
-                self.core.set_group(group, number)
-                self._given[number] = group
+            try:
+                group = _adamw.group_of(values)
+                if group != self._given[number]:
+                    self.core.set_group(group, number)
+            except InvalidError as error:
+                raise self._failed(error)
+            self._given[number] = group
 
     def _end_step(self) -> None:
         """Gradients belong to it, whatever became of it, and so does what it clipped at."""
@@ -294,11 +299,13 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def save(self, root: str | os.PathLike[str], **options: Any) -> None:
         """Writes a checkpoint, each rank its part; parameters are in it. Arguments as zero1.Optimizer.save."""
         self._settle()
+        self._give_hyper()
         self.core.save(root, **options)
 
     def save_async(self, root: str | os.PathLike[str], **options: Any) -> None:
         """The same while training goes on: zero1.Optimizer.save_async."""
         self._settle()
+        self._give_hyper()
         self.core.save_async(root, **options)
 
     def wait(self) -> None:
@@ -316,6 +323,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """Parameters, state, counts and hyper-parameters of a checkpoint, by any number of ranks; param_groups
         follow. Arguments as zero1.Optimizer.load. Collective."""
         self.wait_params()
+        self._give_hyper()  # which keep_hyper keeps
         self.core.load(path, **options)
         self._consolidated = None
         self._note_versions()
