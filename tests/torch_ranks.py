@@ -42,7 +42,7 @@ ENVIRONMENT = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_RO
                             "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 LAUNCHERS = {"mpirun": ["mpirun", "--oversubscribe", "-n"],
              "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]}
-LAUNCH_SECONDS = 300
+LAUNCH_SECONDS = 600
 PEER_SECONDS = 60  #: that a rank waits for one which makes no progress
 
 
@@ -89,12 +89,15 @@ def _has_mpi() -> bool:
         return False
 
 
-def launch(launcher: str, ranks: int, folder: pathlib.Path, tests: list[list[str]]) -> subprocess.CompletedProcess:
-    """Runs [module, name] one after the other on each rank: what became of them goes into the folder."""
+def launch(launcher: str, ranks: int, folder: pathlib.Path, tests: list[list[str]],
+           keep_going: bool = False) -> subprocess.CompletedProcess:
+    """Runs [module, name] one after the other on each rank: what became of them goes into the folder.
+    [keep_going] a rank that fails does not make mpirun end the others."""
     if launcher == "mpirun" and not _has_mpi():
         pytest.skip("there is no mpirun, or libzero1 was built without MPI")
     (folder / "tests.json").write_text(json.dumps(tests))
     command = [*LAUNCHERS[launcher], str(ranks)]
+    command += ["--enable-recovery"] if keep_going else []
     command += [sys.executable] if launcher == "mpirun" else []
     return subprocess.run([*command, __file__, launcher, str(folder)], env=ENVIRONMENT, capture_output=True,
                           text=True, timeout=LAUNCH_SECONDS, check=False)
