@@ -3,7 +3,6 @@
 import copy
 
 import numpy
-import pytest
 from torch_ranks import bits_of, on_ranks, optimizer_of, same_bits, torch
 
 import zero1
@@ -55,11 +54,12 @@ class Explicit:
         for step in range(STEPS):
             self.model.zero_grad()
             for micro in range(MICROBATCHES):
+                if micro == MICROBATCHES - 1:
+                    self.grads.append(bits_of([tensor.grad for tensor in self.model.parameters()]))
                 loss_of(self.model, step, micro, self.core.rank).backward()
             self.core.wait_params()
             for index, tensor in enumerate(self.model.parameters()):
                 self.core.grads[index] = stored(tensor.grad)
-            self.grads.append(bits_of([tensor.grad for tensor in self.model.parameters()]))
             self.core.grads_ready()
             self.core.step()
             self.norms.append(self.core.info().grad_norm)
@@ -75,8 +75,8 @@ def train(model, optimizer, rank: int) -> tuple[list[float], list[str]]:
         with optimizer.no_sync():
             for micro in range(MICROBATCHES - 1):
                 loss_of(model, step, micro, rank).backward()
+        grads.append(bits_of([tensor.grad for tensor in model.parameters()]))  # later they may be sums of all ranks
         loss_of(model, step, MICROBATCHES - 1, rank).backward()
-        grads.append(bits_of([tensor.grad for tensor in model.parameters()]))
         optimizer.step()
         norms.append(optimizer.info().grad_norm)
     return norms, grads
@@ -107,6 +107,23 @@ def test_hooks_give_the_bits_of_explicit_calls(comm, folder):
                 assert_same_state(optimizer, explicit, ["exp_avg", "exp_avg_sq"])
                 for ours, theirs in zip(model.parameters(), explicit.model.parameters()):
                     assert same_bits(ours, theirs) and not same_bits(ours, start.get_parameter("0.weight"))
+
+
+@on_ranks(2, 3)
+def test_ranks_that_send_messages_give_the_bits_of_those_that_share_memory(comm, folder):
+    """As on several machines."""
+    found = set()
+    for ranks_per_node in (0, 1):
+        with zero1.Comm.world(ranks_per_node=ranks_per_node) as other:
+            assert other.backend == ("exchange" if ranks_per_node else "node")
+            for way in WAYS[:4]:
+                model = made_model()
+                with optimizer_of(groups_of(model), other, module=model, reduce_group=comm.world_size,
+                                  **way) as optimizer:
+                    norms, _ = train(model, optimizer, comm.rank)
+                    optimizer.wait_params()
+                    found.add((bits_of(model.parameters()), str(norms)))
+    assert len(found) == 1
 
 
 @on_ranks(1, 2)

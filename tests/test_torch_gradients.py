@@ -27,19 +27,17 @@ def grads_of(model) -> list:
 
 @on_ranks(1, 2)
 def test_microbatches_in_no_sync_are_added_as_torch_does(comm, folder):
-    model = made_model()
-    plain = copy.deepcopy(model)
-    with optimizer_of(model.parameters(), comm) as optimizer:
-        for micro in range(3):
-            if micro < 2:
+    for overlap in (True, False):
+        model = made_model()
+        plain = copy.deepcopy(model)
+        with optimizer_of(model.parameters(), comm, overlap=overlap) as optimizer:
+            for micro in range(3):
                 with optimizer.no_sync():
                     backward(model, micro)
-            else:
-                backward(model, micro)
-            backward(plain, micro)
-            assert bits_of(grads_of(model)) == bits_of(grads_of(plain))
-        optimizer.step()
-        assert grads_of(model) == [None] * 4
+                backward(plain, micro)
+                assert bits_of(grads_of(model)) == bits_of(grads_of(plain))
+            optimizer.step()
+            assert grads_of(model) == [None] * 4
 
 
 @on_ranks(1, 2)

@@ -40,8 +40,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
                 Without it they come as they are given; several groups then hold up the overlap.
     [comm]      a zero1.Comm. None: the ranks of `process_group` or of torch.distributed where that is started (the
                 host of one machine; NCCL on GPUs), else those of mpirun, else this process alone.
-    [overlap]   gradients are handed over as backward finishes them: then they are nobody's to write, and further
-                microbatches come inside no_sync. False: in step, and they may be written until then.
+    [overlap]   gradients are handed over as backward finishes them: then they are nobody's to write, nor to read
+                (part of them may be sums over the ranks already), and further microbatches come inside no_sync.
+                False: in step, and they are the program's until then.
     [overlap_forward]  step returns at once, and each parameter is waited for before its module's forward; needs
                 `module`. Whoever reads parameters elsewhere (an average of weights, say) calls wait_params first.
                 False: step waits, on a GPU its stream alone.
@@ -353,7 +354,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         that put it. StateError: it did not, or there were steps since."""
         if self.world_size == 1:
             self.consolidate_state_dict()
-        if self._consolidated is None or self._consolidated["count"] != self.core.info().count:
+        count = self.core.info().count
+        if self._consolidated is None or self._consolidated["count"] != count:
             raise StateError("state_dict() of several ranks follows consolidate_state_dict(to=rank), on that rank; "
                              "save(folder) writes the state without gathering it")
         made: dict[str, Any] = self._consolidated["state_dict"]
