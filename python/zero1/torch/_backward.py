@@ -14,10 +14,14 @@ import torch
 
 from ..errors import Error, InvalidError, StateError
 from ..optimizer import Optimizer
+from ._hooks import removed_with, weakly
 from ._tensors import Registered, view_of
 
 _HANDED_OVER = ("was handed over already: accumulate inside no_sync(), or make the optimizer with overlap=False, which "
                 "hands gradients over in step")
+
+
+_of_tensor: weakref.WeakValueDictionary[int, Gradients] = weakref.WeakValueDictionary()  # by id: it holds the tensor
 
 
 class Gradients:
@@ -40,14 +44,18 @@ class Gradients:
         self._same_dtype = not registered or dtype == registered[0].tensor.dtype
         self._taken = [False] * len(registered)  # the buffer holds it
         self._versions: list[int | None] = [None] * len(registered)  # of the buffer, as it was handed over
-        itself = weakref.ref(self)  # a model that outlives its optimizer does not keep it
-        self._hooks = [registered[index].tensor.register_post_accumulate_grad_hook(_hook(itself, index))
-                       for index in self._trainable]
+        keys = [id(registered[index].tensor) for index in self._trainable]
+        for earlier in {_of_tensor.get(key) for key in keys}:
+            if earlier:  # of an optimizer whose parameters have now moved into this one's memory
+                earlier.close()
+        _of_tensor.update(dict.fromkeys(keys, self))
+        self._remove_hooks = removed_with(self, [
+            registered[index].tensor.register_post_accumulate_grad_hook(_hook(weakly(self.accumulated), index))
+            for index in self._trainable])
 
     def close(self) -> None:
         """No hook works any more, and no .grad is the library's memory."""
-        for hook in self._hooks:
-            hook.remove()
+        self._remove_hooks()
         for index in self._trainable:
             self._registered[index].tensor.grad = None
         self._views = [None] * len(self._views)
@@ -60,6 +68,11 @@ class Gradients:
         if self._overlap and self.synchronizing:
             self._hand_over(index)
 
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._before_first()
+
     def _take(self, index: int) -> None:
         """What is in .grad goes into the buffer, and the buffer becomes .grad."""
         tensor, view = self._registered[index].tensor, self._views[index]
@@ -68,9 +81,7 @@ class Gradients:
         if grad is view:
             self._taken[index] = True
             return
-        if not self._begun:
-            self._begun = True
-            self._before_first()
+        self._begin()
         if grad.layout != torch.strided:
             raise self._fail(InvalidError(f"the gradient of {self._registered[index].name!r} is {grad.layout}: sparse "
                                           "ones cannot be reduce-scattered"))
@@ -90,26 +101,41 @@ class Gradients:
         self.handed_over += 1
         self.core.grad_ready(index, self._stream())
 
+    def _check_untouched(self, index: int) -> None:
+        tensor, view = self._registered[index].tensor, self._views[index]
+        assert view is not None
+        if view._version != self._versions[index] or tensor.grad is not (view if self._same_dtype else None):
+            raise self._fail(StateError(
+                f"the gradient of {self._registered[index].name!r} was written, or set to another, after backward had "
+                "handed it over: clip with the optimizer's clip_grad_norm, or make it with overlap=False"))
+
     def hand_over_rest(self) -> None:
         """Of all that are not yet, in the order in which backward finishes them. Those without a gradient are
         absent. StateError: someone wrote a gradient after it was handed over."""
+        self._begin()  # peers with a gradient did so in their backward
         for index in reversed(self._trainable):
-            tensor, view, version = self._registered[index].tensor, self._views[index], self._versions[index]
+            tensor, view = self._registered[index].tensor, self._views[index]
             assert view is not None
-            if version is not None:
-                if view._version != version:
-                    raise self._fail(StateError(
-                        f"the gradient of {self._registered[index].name!r} was written after backward had handed it "
-                        "over: clip with the optimizer's clip_grad_norm, or make it with overlap=False"))
+            if self._versions[index] is not None:
+                self._check_untouched(index)
                 continue
             if tensor.grad is not None:
                 self._take(index)
+            elif self._same_dtype:  # model.zero_grad(), say, has taken it away
+                self._taken[index] = False
             if self._taken[index]:
                 self._hand_over(index)
             else:
                 self._versions[index] = view._version
                 self.handed_over += 1
                 self.core.grad_absent(index, self._stream())
+
+    def zero(self) -> None:
+        """What is in the buffers, and not handed over."""
+        for index in self._trainable:
+            view = self._views[index]
+            if self._taken[index] and view is not None:
+                view.zero_()
 
     def given_up(self) -> None:
         """They belong to no step any more."""
@@ -120,10 +146,5 @@ class Gradients:
         self._begun, self.handed_over = False, 0
 
 
-def _hook(gradients: weakref.ref[Gradients], index: int) -> Callable[[torch.Tensor], None]:
-    def hook(_: torch.Tensor) -> None:
-        found = gradients()
-        if found is not None:
-            found.accumulated(index)
-
-    return hook
+def _hook(accumulated: Callable[[int], None], index: int) -> Callable[[torch.Tensor], None]:
+    return lambda _: accumulated(index)

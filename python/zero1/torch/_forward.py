@@ -1,9 +1,9 @@
 """Parameters on their way to forward, where step does not wait for them: each is waited for just before the
 forward of the module that it belongs to.
 
-That is of use only for those which nothing else reads before. The first forward with gradients is watched: what its module's hook
-has not waited for, or what something has read outside its module (a tied weight called functionally), is waited for
-at the end of step from then on. So is what a hook did not see since the last step: that of a compiled module, say.
+That is of use only for those which nothing else reads before. The first forward with gradients is watched: what its
+module's hook has not waited for, or what something has read outside its module (a tied weight called functionally),
+is waited for at the end of step from then on. So is what a hook did not see since the last step: that of a compiled module, say.
 A parameter that gets a gradient and was never waited for is an error."""
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import Error, StateError
 from ..optimizer import Optimizer
+from ._hooks import Hook, removed_with
 from ._tensors import Registered
 
 
@@ -53,50 +54,39 @@ class Waits:
         self._inside = [0] * len(registered)  # how many of its modules are in their forward
         self._watch: _Watch | None = None
         self._watched = False
-        self._hooks: list[Any] = [module.register_forward_pre_hook(self._begin_watch, prepend=True),
-                                  module.register_forward_hook(self._end_watch, always_call=True),
-                                  module.register_state_dict_pre_hook(lambda *_: self.wait_all())]
+        handles: list[Any] = [module.register_forward_pre_hook(Hook(self._begin_watch), prepend=True),
+                              module.register_forward_hook(Hook(self._end_watch), always_call=True)]
         for owner in module.modules():
+            handles += [owner.register_state_dict_pre_hook(Hook(self._wait_all)),
+                        owner.register_load_state_dict_pre_hook(Hook(self._wait_all))]
             own = [self._index[id(tensor)] for tensor in owner.parameters(recurse=False)
                    if id(tensor) in self._index]
             if own:
-                self._hooks += [owner.register_forward_pre_hook(self._enter(own)),
-                                owner.register_forward_hook(self._leave(own), always_call=True)]
-
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+                handles += [owner.register_forward_pre_hook(Hook(self._enter, own)),
+                            owner.register_forward_hook(Hook(self._leave, own), always_call=True)]
+        self.close = removed_with(self, handles)
 
     # ---- around the forward of a module ----
 
-    def _enter(self, own: list[int]) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            if torch.compiler.is_compiling():
-                return
-            self._seen.update(own)
-            if self._watch:
-                for index in own:
-                    self._inside[index] += 1
-            if self._pending:
-                for index in own:
-                    if index in self._pending:
-                        self._wait(index)
+    def _enter(self, own: list[int], *_: Any) -> None:
+        self._seen.update(own)
+        if self._watch:
+            for index in own:
+                self._inside[index] += 1
+        if self._pending:
+            for index in own:
+                if index in self._pending:
+                    self._wait(index)
 
-        return hook
-
-    def _leave(self, own: list[int]) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            if self._watch and not torch.compiler.is_compiling():
-                for index in own:
-                    self._inside[index] -= 1
-
-        return hook
+    def _leave(self, own: list[int], *_: Any) -> None:
+        if self._watch:
+            for index in own:
+                self._inside[index] -= 1
 
     # ---- the first forward ----
 
     def _begin_watch(self, *_: Any) -> None:
-        if (torch.is_grad_enabled() and not self._watched and not self._watch
-                and not torch.compiler.is_compiling()):
+        if torch.is_grad_enabled() and not self._watched and not self._watch:
             self._watch = _Watch(self._saw)
             self._watch.__enter__()
 
@@ -107,7 +97,7 @@ class Waits:
 
     def _end_watch(self, _module: Any, _inputs: Any, output: Any) -> None:
         """[output] None: an exception has ended it, perhaps, so that the next one is watched."""
-        if self._watch and not torch.compiler.is_compiling():
+        if self._watch:
             self._watch.__exit__(None, None, None)
             self._watch, self._watched = None, output is not None
             self._inside = [0] * len(self._inside)
@@ -126,6 +116,9 @@ class Waits:
             if index not in later:
                 self._core.wait_param(index, self._stream())
         self._pending = later
+
+    def _wait_all(self, *_: Any) -> None:
+        self.wait_all()
 
     def wait_all(self) -> None:
         if self._pending:

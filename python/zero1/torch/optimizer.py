@@ -16,6 +16,7 @@ from . import _adamw, _ranks
 from ._abort import on_uncaught
 from ._backward import Gradients
 from ._forward import Waits
+from ._hooks import weakly
 from ._tensors import NAMES, Registered, first_device, register, view_of
 
 
@@ -39,8 +40,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
                 Without it they come as they are given; several groups then hold up the overlap.
     [comm]      a zero1.Comm. None: the ranks of `process_group` or of torch.distributed where that is started (the
                 host of one machine; NCCL on GPUs), else those of mpirun, else this process alone.
-    [overlap]   gradients are handed over as backward finishes them: then they are nobody's to write, and further
-                microbatches come inside no_sync. False: in step, and they may be written until then.
+    [overlap]   gradients are handed over as backward finishes them: then they are nobody's to write, nor to read
+                (part of them may be sums over the ranks already), and further microbatches come inside no_sync.
+                False: in step, and they are the program's until then.
     [overlap_forward]  step returns at once, and each parameter is waited for before its module's forward; needs
                 `module`. Whoever reads parameters elsewhere (an average of weights, say) calls wait_params first.
                 False: step waits, on a GPU its stream alone.
@@ -62,17 +64,20 @@ class DistributedOptimizer(torch.optim.Optimizer):
                  process_group: "torch.distributed.ProcessGroup | None" = None, overlap: bool = True,
                  overlap_forward: bool = False, share_params: bool = False, grad_dtype: torch.dtype | None = None,
                  max_grad_norm: float = 0.0, **config: Any):
-        params = list(params) if isinstance(params, Iterable) and not isinstance(params, torch.Tensor) else params
-        self._device = first_device(params if isinstance(params, list) else [])
+        self._device = torch.device("cpu")
         self._max_grad_norm, self._share_params = max_grad_norm, share_params
         problem: Exception | None = None
         try:
+            if isinstance(params, Iterable) and not isinstance(params, torch.Tensor):
+                params = list(params)
+                self._device = first_device(params)
             defaults = _adamw.values_of(_adamw.group_of(
                 {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
                  "decoupled_weight_decay": decoupled_weight_decay}))
             super().__init__(params, defaults)
             self._registered = register(self.param_groups, module)
             self._device = self._registered[0].tensor.device
+            self._given = [_adamw.group_of(group) for group in self.param_groups]  # as the library has them
             grad_dtype = grad_dtype or (self._registered[0].tensor.dtype)
             if overlap_forward and module is None:
                 raise InvalidError("overlap_forward needs the module, before whose parts it waits")
@@ -103,13 +108,13 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return config
 
     def _make(self, comm: Comm, config: dict[str, Any]) -> None:
-        self._given = [_adamw.group_of(group) for group in self.param_groups]  # as the library has them
         #: The library's optimizer, a zero1.Optimizer; parameters are in the order of registration.
         self.core = Optimizer([entry.param() for entry in self._registered], comm=comm, groups=self._given, **config)
         self.rank, self.world_size = self.core.rank, self.core.world_size
         places = {id(entry.tensor): index for index, entry in enumerate(self._registered)}
         #: Index in the library of each parameter, in the order of all groups.
         self._places = [places[id(tensor)] for group in self.param_groups for tensor in group["params"]]
+        self._frozen = [entry for entry in self._registered if not entry.tensor.requires_grad]
         self._addresses = [0] * len(self._registered)
         self._versions = [0] * len(self._registered)
         self._has_masters = bool(self.core.memory().master_bytes)
@@ -132,10 +137,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
             entry.tensor.data = view
             self._addresses[index] = entry.tensor.data_ptr()
         self._note_versions()
-        self._gradients = Gradients(self.core, self._registered, grad_dtype, overlap, self._stream,
-                                    self._before_gradients, self._before_gradient, self._failed)
+        self._gradients = Gradients(self.core, self._registered, grad_dtype, overlap, weakly(self._stream),
+                                    weakly(self._settle), weakly(self._before_gradient), weakly(self._failed))
         if module is not None:
-            self._waits = Waits(self.core, module, self._registered, self._stream, self._failed)
+            self._waits = Waits(self.core, module, self._registered, weakly(self._stream), weakly(self._failed))
         if self.world_size > 1:
             on_uncaught(self.core)
 
@@ -153,9 +158,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def _note_versions(self) -> None:
         self._versions = [entry.tensor._version for entry in self._registered]
 
-    def _before_gradients(self) -> None:
-        """The first gradient of a step has come. What torch knows to be written since the last one goes into the
-        masters: else it would be lost."""
+    def _settle(self) -> None:
+        """What torch knows to be written goes into the masters: with the first gradient of a step, since it would be
+        lost otherwise, and before they are saved. Collective."""
         if self._has_masters and (self._written or self._versions != [entry.tensor._version
                                                                       for entry in self._registered]):
             self.params_changed()
@@ -194,11 +199,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """As torch.optim.Optimizer's. Gradients that are on their way are given up: collective then."""
         if self._gradients.handed_over:
             self.core.drop_grads()
-            self._reduced = False
-            self._gradients.given_up()
+            self._end_step()
         elif set_to_none:
             self._gradients.given_up()
         else:
+            self._gradients.zero()
             super().zero_grad(set_to_none=False)
 
     @contextlib.contextmanager
@@ -213,13 +218,17 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def clip_grad_norm(self, max_norm: float, norm_type: float = 2.0,
                        error_if_nonfinite: bool = False) -> torch.Tensor:
         """Between backward and step, in place of torch.nn.utils.clip_grad_norm_: the step that follows scales the
-        averaged gradients by max_norm / (norm + 1e-6) where that is below 1. Returns their norm, a scalar; waits
-        for it (max_grad_norm of the constructor does not). Collective."""
+        averaged gradients by max_norm / (norm + 1e-6) where that is below 1; an infinite max_norm scales nothing.
+        Returns their norm, a scalar; waits for it (max_grad_norm of the constructor does not). Collective.
+        InvalidError: max_norm is no number above 0; error_if_nonfinite, and the norm is not finite: zero_grad then
+        gives the step up."""
         if float(norm_type) != 2.0:
             raise self._failed(UnsupportedError(f"norm_type is {norm_type}: there is 2 alone"))
         if self._reduced:
             raise self._failed(StateError("clip_grad_norm was called twice in a step"))
-        self.core.set_max_grad_norm(max_norm)
+        if not max_norm > 0:
+            raise self._failed(InvalidError(f"max_norm is {max_norm}, not above 0"))
+        self.core.set_max_grad_norm(max_norm if max_norm < float("inf") else 0.0)
         self._clips = True
         self._give_hyper()
         self._gradients.hand_over_rest()
@@ -227,24 +236,36 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._reduced = True
         norm = self.core.info().grad_norm
         if error_if_nonfinite and not abs(norm) < float("inf"):
-            raise self._failed(InvalidError(f"the norm of the gradients is {norm}"))
+            raise InvalidError(f"the norm of the gradients is {norm}")  # on every rank: it is the same
         return torch.tensor(norm, dtype=torch.float32, device=self._device)
 
     def _give_hyper(self) -> None:
         """What schedulers, or the program, have set in param_groups."""
         for number, values in enumerate(self.param_groups):
-            group = _adamw.group_of(values)
-            if group != self._given[number]:
-                self.core.set_group(group, number)
-                self._given[number] = group
+            try:
+                group = _adamw.group_of(values)
+                if group != self._given[number]:
+                    self.core.set_group(group, number)
+            except InvalidError as error:
+                raise self._failed(error)
+            self._given[number] = group
+
+    def _end_step(self) -> None:
+        """Gradients belong to it, whatever became of it, and so does what it clipped at."""
+        if self._clips:
+            self.core.set_max_grad_norm(self._max_grad_norm)
+        self._reduced = self._clips = False
+        self._gradients.given_up()
 
     def _check_places(self) -> None:
         for address, entry in zip(self._addresses, self._registered):
             if entry.tensor.data_ptr() != address:
                 raise self._failed(StateError(f"parameter {entry.name!r} is not in the optimizer's memory any more "
                                               "(.to(), .data = ...): move and convert models before it is made"))
-            if entry.tensor.grad is not None and not entry.tensor.requires_grad:
-                raise self._failed(StateError(f"parameter {entry.name!r} has a gradient and does not require one"))
+        for entry in self._frozen:
+            if entry.tensor.grad is not None:
+                raise self._failed(StateError(f"parameter {entry.name!r} has a gradient, and was frozen when the "
+                                              "optimizer was made: make another, which may load its state"))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -258,10 +279,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._give_hyper()
         self._gradients.hand_over_rest()
         self.core.step()
-        if self._clips:
-            self.core.set_max_grad_norm(self._max_grad_norm)
-        self._reduced = self._clips = False
-        self._gradients.given_up()
+        self._end_step()
         if self._waits:
             self._waits.after_step()
         else:
@@ -288,10 +306,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def save(self, root: str | os.PathLike[str], **options: Any) -> None:
         """Writes a checkpoint, each rank its part; parameters are in it. Arguments as zero1.Optimizer.save."""
+        self._settle()
+        self._give_hyper()
         self.core.save(root, **options)
 
     def save_async(self, root: str | os.PathLike[str], **options: Any) -> None:
         """The same while training goes on: zero1.Optimizer.save_async."""
+        self._settle()
+        self._give_hyper()
         self.core.save_async(root, **options)
 
     def wait(self) -> None:
@@ -309,6 +331,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """Parameters, state, counts and hyper-parameters of a checkpoint, by any number of ranks; param_groups
         follow. Arguments as zero1.Optimizer.load. Collective."""
         self.wait_params()
+        self._give_hyper()  # which keep_hyper keeps
         self.core.load(path, **options)
         self._consolidated = None
         self._note_versions()
@@ -319,6 +342,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def consolidate_state_dict(self, to: int = 0) -> None:
         """Gathers the whole state on rank `to`, whose state_dict() returns it then. It takes two or three times the
         parameters' memory there: save takes none. Collective."""
+        self._settle()
         count, states = self.core.info().count, _adamw.STATES if self._has_masters else _adamw.MOMENTS
         state = {}
         for place, index in enumerate(self._places):
@@ -337,7 +361,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         that put it. StateError: it did not, or there were steps since."""
         if self.world_size == 1:
             self.consolidate_state_dict()
-        if self._consolidated is None or self._consolidated["count"] != self.core.info().count:
+        count = self.core.info().count
+        if self._consolidated is None or self._consolidated["count"] != count:
             raise StateError("state_dict() of several ranks follows consolidate_state_dict(to=rank), on that rank; "
                              "save(folder) writes the state without gathering it")
         made: dict[str, Any] = self._consolidated["state_dict"]
@@ -350,9 +375,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
         names = [self._registered[index].name for index in self._places]
         try:
             count, states = _adamw.check(self.param_groups, names, state_dict)
-        except Error as error:
-            raise self._failed(error)
-        self.core.set_count(count)
+        except Error:
+            with contextlib.suppress(Error):
+                self.core.set_count(-1)  # the peers refuse it, too
+            raise
+        try:
+            self.core.set_count(count)
+        except InvalidError as error:
+            raise InvalidError(f"another rank has refused its state_dict ({error})") from None
         for place, index in enumerate(self._places):
             if self.core.registered[index].frozen:
                 continue
