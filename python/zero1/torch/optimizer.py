@@ -117,7 +117,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._frozen = [entry for entry in self._registered if not entry.tensor.requires_grad]
         self._addresses = [0] * len(self._registered)
         self._versions = [0] * len(self._registered)
-        self._has_masters = bool(self.core.memory().master_bytes)
+        #: Whether parameters have masters of more bits than their own.
+        self._has_masters = "bf16" in (config["param_dtype"], config.get("param_wire_dtype"))
         self._reduced = self._clips = False
         self._written = False
         self._consolidated: dict[str, Any] | None = None
