@@ -55,8 +55,9 @@ def assert_trains_as_plain(comm, compiled_by, backend: str, orders=(True, False)
                     each.zero_grad()
                     backward(one, step)
                     each.step()
-                optimizer.wait_params()
-                assert distance(parameters, plain.parameters()) <= 1e-6
+                if step == STEPS - 1:  # until then, forward alone waits
+                    optimizer.wait_params()
+                    assert distance(parameters, plain.parameters()) <= 1e-6
             optimizer.core.check_replicas()
     torch.compiler.reset()
 

@@ -5,7 +5,6 @@ import os
 import pathlib
 import weakref
 
-import pytest
 from torch_ranks import bits_of, on_ranks, optimizer_of, raised, torch
 
 import zero1
@@ -58,17 +57,16 @@ def test_optimizers_that_are_closed_leave_nothing(comm, folder):
 def test_optimizers_that_are_dropped_leave_nothing(comm, folder):
     """With their models, or while these live on and get another."""
     lasting = made_model()
-    for model in (None, lasting):
-        for forward in (False, True):
-            def once():
-                one = model or made_model()
-                optimizer = optimizer_of(one.named_parameters(), comm, overlap_forward=forward, module=one)
-                step(one, optimizer)
-                step(one, optimizer)
-                optimizer.wait_params()
-                comm.barrier()
+    for model, forward in ((None, False), (lasting, True)):
+        def once():
+            one = model or made_model()
+            optimizer = optimizer_of(one.named_parameters(), comm, overlap_forward=forward, module=one)
+            step(one, optimizer)
+            step(one, optimizer)
+            optimizer.wait_params()
+            comm.barrier()
 
-            assert_constant(once)
+        assert_constant(once)
 
 
 @on_ranks(1)

@@ -2,7 +2,6 @@
 optimizer works."""
 
 import copy
-import gc
 import io
 import pickle
 import sys
@@ -154,7 +153,6 @@ def test_a_mistake_without_with_is_raised_on_every_rank_too(comm, folder):
                 optimizer.step()
                 optimizer.info()
         del optimizer
-        gc.collect()
         model.table.sparse = False
         assert_a_new_one_works(comm, model.to(torch.float32))
 
