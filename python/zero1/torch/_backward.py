@@ -42,6 +42,7 @@ class Gradients:
             address, like = core.grad_pointer(index), registered[index].tensor
             self._views[index] = view_of(core, address, like, dtype)
         self._same_dtype = not registered or dtype == registered[0].tensor.dtype
+        self._on_host = not registered or registered[0].tensor.device.type == "cpu"
         self._taken = [False] * len(registered)  # the buffer holds it
         self._versions: list[int | None] = [None] * len(registered)  # of the buffer, as it was handed over
         keys = [id(registered[index].tensor) for index in self._trainable]
@@ -85,14 +86,22 @@ class Gradients:
         if grad.layout != torch.strided:
             raise self._fail(InvalidError(f"the gradient of {self._registered[index].name!r} is {grad.layout}: sparse "
                                           "ones cannot be reduce-scattered"))
-        with torch.no_grad():
-            if not self._same_dtype and self._taken[index]:
+        if not self._same_dtype and self._taken[index]:
+            with torch.no_grad():
                 view.add_(grad)  # main gradients in fp32: .grad holds those of one microbatch alone
-            else:
-                self._before_each(index)
-                view.copy_(grad)
+        else:
+            self._before_each(index)
+            self._copy(index, view, grad)
         self._taken[index] = True
         tensor.grad = view if self._same_dtype else None
+
+    def _copy(self, index: int, view: torch.Tensor, grad: torch.Tensor) -> None:
+        """On the host the library's own copy is the faster one, but has one thread."""
+        if (self._on_host and grad.dtype == view.dtype and grad.is_contiguous() and torch.get_num_threads() == 1):
+            self.core.set_grad(index, grad.data_ptr())
+        else:
+            with torch.no_grad():
+                view.copy_(grad)
 
     def _hand_over(self, index: int) -> None:
         view = self._views[index]
