@@ -142,31 +142,31 @@ class Core(Side):
 
     def __init__(self, model: torch.nn.Module, eps: float) -> None:
         super().__init__(model, eps)
-        named = {name: param.detach().numpy() for name, param in model.named_parameters()}
+        ranks = torch.distributed.get_world_size()
 
         def allgather(data: bytes) -> list[bytes]:
-            gathered: list[bytes] = [b""] * torch.distributed.get_world_size()
+            gathered: list[bytes] = [b""] * ranks
             torch.distributed.all_gather_object(gathered, data)
             return gathered
 
-        beta1, beta2 = values.BETAS
+        rank = torch.distributed.get_rank()
+        options = adamw_options(eps)
+        options["beta1"], options["beta2"] = options.pop("betas")
+        named = {name: param.detach().numpy() for name, param in model.named_parameters()}
         self.core = zero1.Optimizer(named,
-                                    comm=zero1.Comm.from_allgather(
-                                        torch.distributed.get_rank(),
-                                        torch.distributed.get_world_size(), allgather),
+                                    comm=zero1.Comm.from_allgather(rank, ranks, allgather),
                                     threads=torch.get_num_threads(),
                                     share_params=0,
-                                    lr=values.LR,
-                                    beta1=beta1,
-                                    beta2=beta2,
-                                    eps=eps,
-                                    weight_decay=values.WEIGHT_DECAY)
+                                    **options)
         self.grads = [torch.from_numpy(grad) for grad in self.core.grads]
 
-    def step(self, *batch: torch.Tensor) -> None:
+    def update(self) -> None:
         self.core.grads_ready()
         self.core.step()
         self.core.wait_params()
+
+    def step(self, *batch: torch.Tensor) -> None:
+        self.update()
 
     def params(self) -> list[torch.Tensor]:
         return [torch.from_numpy(param) for param in self.core.params]
@@ -174,3 +174,26 @@ class Core(Side):
     def close(self) -> None:
         self.grads = []
         self.core.close()
+
+
+class ByHand(Core):
+    """Training with them: the model's parameters and gradients are the library's, and autograd adds
+    to what zero_grad has left."""
+    name, label = "by_hand", "the library's calls, by hand"
+
+    def __init__(self, model: torch.nn.Module, eps: float) -> None:
+        super().__init__(model, eps)
+        for param, view, grad in zip(model.parameters(), super().params(), self.grads):
+            param.data, param.grad = view, grad
+
+    def step(self, *batch: torch.Tensor) -> torch.Tensor:
+        self.core.zero_grad()
+        loss = self.model(*batch)
+        loss.backward()
+        self.update()
+        return loss.detach()
+
+    def close(self) -> None:
+        for param in self.model.parameters():
+            param.data, param.grad = param.data.clone(), None
+        super().close()
