@@ -194,5 +194,11 @@ def options_of(kind: str, **values: Any) -> Any:
     return options
 
 
+@functools.cache
+def function(name: str) -> Any:
+    """zero1_NAME of the library. A call that is made for every gradient finds it at once."""
+    return getattr(library(), "zero1_" + name)
+
+
 def text_of(raw: bytes | None) -> str:
     return (raw or b"").decode("utf-8", "replace")
