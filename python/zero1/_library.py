@@ -86,7 +86,7 @@ STATUS_CALLS: dict[str, list[Any]] = _struct_calls() | {
     "optimizer_wait_params": [c_void_p, _STREAM],
     "optimizer_wait_grad": [c_void_p, _int64("index"), _STREAM],
     "optimizer_zero_grad": [c_void_p, _STREAM],
-    "optimizer_set_grad": [c_void_p, _int64("index"), c_void_p, _STREAM],
+    "optimizer_set_grad": [c_void_p, _int64("index"), Argument(c_void_p, "values"), _STREAM],
     "optimizer_grad_ready": [c_void_p, _int64("index"), _STREAM],
     "optimizer_grad_absent": [c_void_p, _int64("index"), _STREAM],
     "optimizer_reduce_grads": [c_void_p],
