@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Draws the results in a folder that compare.py wrote, one PNG beside each JSON file."""
+"""Draws the results in a folder that compare.py and torch_training.py wrote, one PNG beside each JSON
+file."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def millis(ms: float) -> str:
 
 def mi(numel: int) -> str:
     if numel >= 1 << 20:
-        return f"{numel / (1 << 20):g} Mi"
+        return f"{numel / (1 << 20):.3g} Mi"
     return f"{numel / (1 << 10):g} Ki"
 
 
@@ -71,7 +72,7 @@ def bars(axes, case: dict[str, Any], title: str) -> None:
             continue
         ours = "ratio" not in row
         ratio = 1 if ours else row["ratio"]
-        axes.barh(place, ratio, height=0.62, color=OURS if ours else PEER)
+        axes.barh(place, ratio, height=0.62, color=OURS if row["name"].startswith("zero1") else PEER)
         end = ratio
         if not ours:
             end = row["ratio_q3"]
@@ -94,7 +95,12 @@ def bars(axes, case: dict[str, Any], title: str) -> None:
 
 
 def plot_bars(results: list[dict[str, Any]], title: str, note: str):
-    cases = [case for result in results for case in result["cases"]]
+    return plot_cases([(case, setting(case)) for result in results for case in result["cases"]],
+                      results[0], title, note)
+
+
+def plot_cases(titled: list[tuple[dict[str, Any], str]], result: dict[str, Any], title: str, note: str):
+    cases = [case for case, _ in titled]
     heights = [len(case["subjects"]) + 1.3 for case in cases]
     figure, all_axes = plt.subplots(len(cases),
                                     1,
@@ -103,12 +109,32 @@ def plot_bars(results: list[dict[str, Any]], title: str, note: str):
                                     layout="constrained",
                                     height_ratios=heights,
                                     squeeze=False)
-    for axes, case in zip(all_axes[:, 0], cases):
-        bars(axes, case, setting(case))
+    for axes, (case, subtitle) in zip(all_axes[:, 0], titled):
+        bars(axes, case, subtitle)
     all_axes[-1, 0].set_xlabel("time, in times of zero1's")
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    footnote(figure, results[0], note)
+    footnote(figure, result, note)
     return figure
+
+
+def torch_case(result: dict[str, Any], what: str) -> dict[str, Any]:
+    """One of the two workloads of torch_training.py, as bars takes it."""
+    rows = []
+    for subject in result["subjects"]:
+        names = ["ms"] if subject["name"] == "zero1" else ["ms", "ratio", "ratio_q1", "ratio_q3"]
+        rows.append(subject if "absent" in subject else {
+            "name": subject["name"], "label": subject["label"],
+            **{name: subject[f"{what}_{name}"] for name in names}
+        })  # yapf: disable
+    return {"subjects": rows}
+
+
+def plot_torch(result: dict[str, Any], note: str):
+    tokens = result["batch"] * result["context"]
+    return plot_cases(
+        [(torch_case(result, "train"), f"a GPT of {mi(result['numel'])} parameters, {tokens} tokens a rank"),
+         (torch_case(result, "alone"), "communication and update alone")], result,
+        f"A training step of PyTorch on {result['ranks']} ranks, {result['threads']} thread each", note)
 
 
 # ---- lines ----
@@ -191,6 +217,8 @@ def main() -> None:
         ranks = peers[0]["cases"][0]["ranks"]
         figures["peers"] = plot_bars(
             peers, f"A step on {ranks} ranks: reduce gradients, AdamW, gather parameters", turns)
+    if "torch" in results:
+        figures["torch"] = plot_torch(results["torch"], turns)
     if "kernels" in results:
         threads = results["kernels"]["cases"][0]["threads"]
         figures["kernels"] = plot_bars(

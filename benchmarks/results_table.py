@@ -1,5 +1,5 @@
 """Prints the results in a folder as Markdown: one JSON file of bench_step per case, one of
-compare.py per part, one of bench_checkpoint, and the plots beside them."""
+compare.py per part, one of torch_training.py, one of bench_checkpoint, and the plots beside them."""
 
 from __future__ import annotations
 
@@ -124,6 +124,59 @@ def print_parts(found: dict[str, dict[str, Any]], folder: pathlib.Path) -> None:
             print(f"\n![{PARTS[part]}]({plot}.png)")
 
 
+# ---- torch_training.py ----
+
+
+def torch_row(row: dict[str, Any]) -> list[str]:
+    if "absent" in row:
+        return [row["label"], f"absent: {row['absent']}", *[""] * 6]
+    made = [row["label"], cell(row["steps_per_second"], 3)]
+    for what, digits in (("train", 1), ("alone", 1)):
+        is_ours = row["name"] == "zero1"
+        made += [cell(row[f"{what}_ms"], digits), "1" if is_ours else cell(row[f"{what}_ratio"], 2),
+                 "" if is_ours else f"{row[f'{what}_ratio_q1']:.2f} to {row[f'{what}_ratio_q3']:.2f}"]
+    return made
+
+
+def overhead_row(what: str, overhead: dict[str, Any], key: str) -> list[str]:
+    def share(name: str) -> str:
+        return f"{100 * overhead[f'{key}_share{name}']:.1f} %"
+
+    return [what, cell(overhead[f"{key}_ms"], 1), share(""), f"{share('_q1')} to {share('_q3')}",
+            f"{100 * overhead[f'{key}_ms'] / overhead['core_ms']:.0f} %"]
+
+
+def print_torch(result: dict[str, Any], folder: pathlib.Path) -> None:
+    print("\n# Training a model of PyTorch\n")
+    if "absent" in result:
+        print(f"Absent: {result['absent']}")
+        return
+    overhead = result["overhead"]
+    first_of_all = ", before all other programs of the machine" if result["real_time"] else ""
+    print(f"A GPT of {result['numel']:,} fp32 parameters in {result['tensors']} tensors "
+          f"({result['blocks']} blocks, {result['width']} wide); {result['ranks']} ranks with {result['threads']} "
+          f"thread(s) each, {result['batch'] * result['context']} tokens a rank and step; {result['cpu']}, "
+          f"{result['cores']} cores; PyTorch {result['torch']}, gloo; all take turns within one run{first_of_all}: "
+          f"medians of {result['rounds']} rounds of {result['steps']} steps; how many times ours a time is, with the "
+          f"quartiles of the rounds. Alone: communication and update, under a forward and backward that cost nothing; "
+          f"{result['alone_rounds']} rounds. Every run checks what it computed.\n")
+    table(["", "steps/s", "step ms", "times ours", "quartiles", "alone ms", "times ours", "quartiles"], 1,
+          [torch_row(row) for row in result["subjects"]])
+    if (folder / "torch.png").exists():
+        print("\n![Training a model of PyTorch](torch.png)")
+    print("\nWhat `zero1.torch` costs over the library's own calls, in parts of a training step and of these calls "
+          f"alone, which take {overhead['core_ms']:.1f} ms. In training: less a program that makes the calls itself, "
+          f"with gradients added up in the library's buffers ({overhead['by_hand_ms']:.1f} ms a step; forward and "
+          f"backward alone: {overhead['bare_ms']:.1f}). Alone: less the calls, with the gradients in the buffers, and "
+          "less autograd; gradients come from memory there, which in training are still in a cache, so it is the most "
+          "that it can be. Of this, the copy of every gradient into the buffers.\n")
+    table(["over the calls", "ms", "of a step", "quartiles", "of the calls"], 1, [
+        overhead_row("in training", overhead, "in_training"),
+        overhead_row("alone", overhead, "alone"),
+        overhead_row("of this the copy", overhead, "copy"),
+    ])  # yapf: disable
+
+
 # ---- bench_checkpoint ----
 
 
@@ -179,6 +232,8 @@ def main() -> None:
     if steps:
         print_steps(steps)
     print_parts(found, folder)
+    if "torch" in found:
+        print_torch(found["torch"], folder)
     if "checkpoint" in found:
         print_checkpoint(found["checkpoint"])
 

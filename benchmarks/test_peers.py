@@ -4,6 +4,8 @@
   test_peers.py check    values.py finds a sum in place of a mean and a step too few or too many; a
                          peer that forgets an update ends with 1
   test_peers.py PROGRAM  runs it in fp32, and in bf16 with clipping
+  test_peers.py torch_training LIBRARY  trains a small model with each of its sides; a side that forgets an
+                         update, or adds gradients up where it is to average them, ends with 1
   test_peers.py compare BUILD  compare.py, with what is to be had
 
 All but the first take PyTorch: of .venv/ in the project's folder, or else of this Python. Without
@@ -21,6 +23,7 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 PEERS = HERE / "peers"
 PROGRAMS = "ddp_adamw zero_redundancy fsdp2 deepspeed_zero1 cpu_adam torch_fused".split()
+TRAINING = "torch_training"
 KERNELS = ["cpu_adam", "torch_fused"]
 SKIP = 77
 SMALL = ["--numel", "10007", "--tensors", "7", "--steps", "2", "--warmup", "1"]
@@ -49,7 +52,7 @@ def check_absent() -> None:
         pathlib.Path(folder, "torch.py").write_text("raise ImportError('it is not here')\n",
                                                     encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": folder}
-        for program in PROGRAMS:
+        for program in [*PROGRAMS, TRAINING]:
             result = written([sys.executable, str(PEERS / f"{program}.py")], env=environment)
             assert result == {"absent": "PyTorch cannot be imported: it is not here"}, result
     refused = run([sys.executable, str(PEERS / "ddp_adamw.py"), "--numel", "3"])
@@ -112,6 +115,48 @@ def check_program(python: str, program: str) -> int:
     return 0
 
 
+# A training in which one side does less than it should: gradients of half the size, or a step that is left out.
+WRONG_SIDE = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+what = sys.argv.pop(1)
+import training_sides
+class Wrong(training_sides.ZeroRedundancy):
+  def __init__(self, model, eps):
+    super().__init__(model, eps)
+    self.steps, step = 0, self.optimizer.step
+    def wrong_step():
+      self.steps += 1
+      if what == "half":
+        for param in self.model.parameters():
+          param.grad.mul_(0.5)
+      if what != "lazy" or self.steps != 2:
+        step()
+    self.optimizer.step = wrong_step
+training_sides.SIDES[3] = Wrong
+import torch_training
+"""
+
+SMALL_TRAINING = ("--blocks 1 --width 32 --heads 2 --vocabulary 32 --context 8 --batch 2 --rounds 1 --steps 1 "
+                  "--alone-rounds 1").split()
+
+
+def check_training(python: str, library: str) -> None:
+    more = {"env": {**os.environ, "ZERO1_LIBRARY": library}}
+    result = written([python, str(PEERS / f"{TRAINING}.py"), *SMALL_TRAINING], **more)
+    assert result["part"] == "torch" and result["ranks"] == 2, result
+    names = [row["name"] for row in result["subjects"]]
+    assert names == ["zero1", "zero1_shared", "ddp_adamw", "zero_redundancy", "fsdp2"], names
+    for row in result["subjects"]:
+        if "absent" not in row:
+            assert row["train_ms"] > 0 and row["alone_ratio"] > 0 and row["steps_per_second"] > 0, row
+    assert 0 < result["overhead"]["copy_ms"] and 0 < result["overhead"]["core_ms"], result["overhead"]
+    for what in ("half", "lazy"):
+        ended = run([python, "-c", WRONG_SIDE, str(PEERS), what, *SMALL_TRAINING], **more)
+        assert ended.returncode == 1, ended.stdout
+        assert "wrong result: zero_redundancy is" in ended.stderr, ended.stderr
+
+
 def check_values(python: str) -> None:
     ended = run([python, "-c", CHECK, str(PEERS)])
     assert ended.returncode == 0, ended.stderr
@@ -150,6 +195,8 @@ def main() -> int:
         return SKIP
     if what == "check":
         check_values(python)
+    elif what == TRAINING:
+        check_training(python, sys.argv[2])
     elif what == "compare":
         check_compare(python, sys.argv[2])
     else:

@@ -4,6 +4,7 @@
 #include "clock.h"
 #include "optimizer.h"
 #include "struct_size.h"
+#include "uncached_copy.h"
 
 /* Time of the caller in calls that may wait. */
 static zero1_status timed(zero1_optimizer *optimizer, int64_t begin_ns, zero1_status status) {
@@ -98,6 +99,33 @@ zero1_status zero1_optimizer_zero_grad(zero1_optimizer *optimizer, void *stream)
 
 /* ---- gradients ---- */
 
+static zero1_status frozen(zero1_optimizer *optimizer, int64_t index) {
+  return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID,
+                     "parameter %lld '%.100s' is frozen: it has no gradient", (long long)index,
+                     optimizer->registry.names[index]);
+}
+
+zero1_status zero1_optimizer_set_grad(zero1_optimizer *optimizer, int64_t index, const void *values,
+                                      void *stream) {
+  zero1_status status = zero1_optimizer_wait_grad(optimizer, index, stream);
+  if (status) return status;
+  const size_t bytes = (size_t)optimizer->layout.numel[index] *
+                       zero1__dtype_bytes(optimizer->settings.config.grad_dtype);
+  if (optimizer->registry.flags[index] & ZERO1_PARAM_FROZEN) return frozen(optimizer, index);
+  if (!bytes) return ZERO1_OK;
+  if (!values)
+    return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID,
+                       "values of the gradient of parameter %lld '%.100s' is NULL",
+                       (long long)index, optimizer->registry.names[index]);
+  zero1__device *device = optimizer->device;
+  void *grad = zero1__buffers_grad(&optimizer->buffers, optimizer->layout.place_begin[index]);
+  if (device->is_host)
+    zero1__uncached_copy(grad, values, bytes);
+  else
+    device->ops->copy(device, zero1__optimizer_stream(optimizer, stream), grad, values, bytes);
+  return ZERO1_OK;
+}
+
 /* The first gradient of a step may wait for the step before. The others read no clock: there may be
  * very many of them. */
 static zero1_status open_step(zero1_optimizer *optimizer, zero1__stream *caller) {
@@ -116,10 +144,7 @@ static zero1_status begin_mark(zero1_optimizer *optimizer, int64_t index, const 
   *caller = zero1__optimizer_stream(optimizer, stream);
   if (!*caller) return optimizer->error.status;
   const char *name = optimizer->registry.names[index];
-  if (optimizer->registry.flags[index] & ZERO1_PARAM_FROZEN)
-    return zero1__fail(&optimizer->error, ZERO1_ERR_INVALID,
-                       "parameter %lld '%.100s' is frozen: it has no gradient", (long long)index,
-                       name);
+  if (optimizer->registry.flags[index] & ZERO1_PARAM_FROZEN) return frozen(optimizer, index);
   if (optimizer->schedule.phase == ZERO1__PHASE_REDUCED)
     return zero1__fail(&optimizer->error, ZERO1_ERR_STATE,
                        "the gradients are reduced: step or drop_grads comes before the next "

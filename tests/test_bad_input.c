@@ -30,6 +30,7 @@ static void every_function_takes_null_for_a_handle(void) {
   CHECK_STATUS(zero1_optimizer_wait_param(NULL, 0, device_thread_stream()), invalid);
   CHECK_STATUS(zero1_optimizer_wait_params(NULL, device_thread_stream()), invalid);
   CHECK_STATUS(zero1_optimizer_wait_grad(NULL, 0, device_thread_stream()), invalid);
+  CHECK_STATUS(zero1_optimizer_set_grad(NULL, 0, &info, device_thread_stream()), invalid);
   CHECK_STATUS(zero1_optimizer_zero_grad(NULL, device_thread_stream()), invalid);
   CHECK_STATUS(zero1_optimizer_grad_ready(NULL, 0, device_thread_stream()), invalid);
   CHECK_STATUS(zero1_optimizer_grad_absent(NULL, 0, device_thread_stream()), invalid);
@@ -502,6 +503,11 @@ static void rank_misuses_queries(int32_t rank, zero1_comm *comm, void *arg) {
              "no parameter -9");
   CHECK_SAYS(zero1_optimizer_wait_param(optimizer, 0, &index), invalid, "stream");
   CHECK_SAYS(zero1_optimizer_wait_grad(optimizer, 0, &index), invalid, "stream");
+  CHECK_SAYS(zero1_optimizer_set_grad(optimizer, 3, &index, device_thread_stream()), invalid,
+             "no parameter 3");
+  CHECK_SAYS(zero1_optimizer_set_grad(optimizer, 0, &index, &index), invalid, "stream");
+  CHECK_SAYS(zero1_optimizer_set_grad(optimizer, 2, NULL, device_thread_stream()), invalid,
+             "'out' is NULL");
   CHECK_SAYS(zero1_optimizer_wait_params(optimizer, &index), invalid, "stream");
   CHECK_SAYS(zero1_optimizer_zero_grad(optimizer, &index), invalid, "stream");
   CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 0, &index), invalid, "stream");
@@ -588,7 +594,11 @@ static void rank_marks_wrongly(int32_t rank, zero1_comm *comm, void *arg) {
              "'b' is frozen");
   CHECK_SAYS(zero1_optimizer_grad_absent(optimizer, 1, device_thread_stream()), ZERO1_ERR_INVALID,
              "'b' is frozen");
+  CHECK_SAYS(zero1_optimizer_set_grad(optimizer, 1, &info, device_thread_stream()),
+             ZERO1_ERR_INVALID, "'b' is frozen");
   CHECK_STATUS(zero1_optimizer_grad_ready(optimizer, 2, device_thread_stream()), ZERO1_OK);
+  CHECK_SAYS(zero1_optimizer_set_grad(optimizer, 2, &info, device_thread_stream()), ZERO1_ERR_STATE,
+             "'out' is on its way");
   CHECK_SAYS(zero1_optimizer_grad_ready(optimizer, 2, device_thread_stream()), ZERO1_ERR_STATE,
              "parameter 2 'out' is ready already");
   CHECK_SAYS(zero1_optimizer_grad_absent(optimizer, 2, device_thread_stream()), ZERO1_ERR_STATE,

@@ -289,18 +289,36 @@ static inline int trainer_is_frozen(const trainer *self, int64_t param) {
   return (self->what->params[param].flags & ZERO1_PARAM_FROZEN) != 0;
 }
 
-/* Microbatch 0 writes, the others add; together they make the gradient: (g - a) + (a - b) + b. */
+/* What zero1_optimizer_set_grad is given: on the host, in memory that is aligned to 8 bytes alone. */
+enum { TRAINER_OFF = 8 };
+
+static inline void *trainer_begin_set(trainer *self, void *tensor, size_t bytes) {
+  if (device_is_cuda()) return device_begin_write(&self->caller, tensor, bytes);
+  char *const memory = malloc(TRAINER_OFF + bytes);
+  CHECK(memory);
+  return memory + TRAINER_OFF;
+}
+
+static inline void trainer_end_set(trainer *self, int64_t param, void *grad, void *stream) {
+  CHECK_STATUS(zero1_optimizer_set_grad(self->optimizer, param, grad, stream), ZERO1_OK);
+  if (!device_is_cuda()) free((char *)grad - TRAINER_OFF);
+}
+
+/* Microbatch 0 writes, or sets every other parameter's, and the others add; together they make the
+ * gradient: (g - a) + (a - b) + b. */
 static inline void trainer_add_microbatch(trainer *self, int32_t step, int64_t param,
                                           int32_t microbatch) {
   const trainer_case *what = self->what;
   const int32_t last = what->microbatches - 1;
+  const int sets = !microbatch && param % 2;
   const size_t bytes = trainer_grad_bytes(what, param);
   void *const stream = trainer_stream(self, param);
   void *tensor;
-  if (!microbatch)
+  if (!microbatch && !sets)
     CHECK_STATUS(zero1_optimizer_wait_grad(self->optimizer, param, stream), ZERO1_OK);
   CHECK_STATUS(zero1_optimizer_grad(self->optimizer, param, &tensor), ZERO1_OK);
   void *const grad = microbatch ? device_begin_change(&self->caller, tensor, bytes, stream)
+                     : sets     ? trainer_begin_set(self, tensor, bytes)
                                 : device_begin_write(&self->caller, tensor, bytes);
   for (int64_t e = 0; e < what->params[param].numel; ++e) {
     const int32_t whole = trainer_grad(what, self->world_size, self->rank, step, param, e);
@@ -310,7 +328,10 @@ static inline void trainer_add_microbatch(trainer *self, int32_t step, int64_t p
     trainer_store(grad, what->grad_dtype, e, old - (float)part + (float)before);
   }
   if (microbatch == last && self->spoil) self->spoil(self, param, grad);
-  device_end_write(&self->caller, tensor, grad, bytes, stream);
+  if (sets)
+    trainer_end_set(self, param, grad, stream);
+  else
+    device_end_write(&self->caller, tensor, grad, bytes, stream);
 }
 
 static inline void trainer_mark(trainer *self, int32_t step, int64_t param) {

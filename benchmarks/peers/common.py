@@ -19,12 +19,14 @@ and exits with 1 where a result is wrong."""
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
@@ -97,10 +99,12 @@ def report(options: argparse.Namespace, times_ms: list[float]) -> dict[str, Any]
 # ---- ranks ----
 
 
-def start(description: str | None, huge_pages: bool = False) -> argparse.Namespace:
+def start(description: str | None,
+          huge_pages: bool = False,
+          parser: Callable[[str | None], argparse.Namespace] = parse) -> argparse.Namespace:
     """huge_pages: where the kernel gives them to those that ask, as it does to zero1. A kernel
-    alone is faster with them."""
-    options = parse(description)
+    alone is faster with them. parser: of options that are not those of parse()."""
+    options = parser(description)
     if huge_pages:
         os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
@@ -152,39 +156,47 @@ def measure(options: argparse.Namespace, subject: Any) -> list[float]:
     return times
 
 
-def run_rank(rank: int, options: argparse.Namespace, peer: type, folder: str) -> None:
+def end_where(wrong: str | None, rank: int) -> None:
+    """Ends this rank, and with it the program, where something is wrong."""
+    if wrong:
+        sys.exit(f"{os.path.basename(sys.argv[0])}: rank {rank}: {wrong}")
+
+
+def time_peer(options: argparse.Namespace, rank: int, peer: type) -> dict[str, Any]:
     import torch
-    import torch.distributed as dist
 
     import values
+    subject = peer(options, rank)
+    times = measure(options, subject)
+    with torch.no_grad():
+        end_where(values.check(options, subject.params()), rank)
+    return report(options, times)
+
+
+def run_rank(rank: int, options: argparse.Namespace, work: Callable[..., dict[str, Any]],
+             folder: str) -> None:
+    import torch
+    import torch.distributed as dist
     torch.set_num_threads(options.threads)
     dist.init_process_group("gloo",
                             store=dist.FileStore(f"{folder}/store", options.ranks),
                             rank=rank,
                             world_size=options.ranks)
-    subject = peer(options, rank)
-    times = measure(options, subject)
-    with torch.no_grad():
-        wrong = values.check(options, subject.params())
-    if wrong:
-        sys.exit(f"{os.path.basename(sys.argv[0])}: rank {rank}: {wrong}")
+    result = work(options, rank)
     dist.barrier()
     if rank == 0:
-        write(report(options, times), f"{folder}/result")
+        write(result, f"{folder}/result")
     dist.destroy_process_group()
 
 
-def run(options: argparse.Namespace, peer: type) -> None:
+def run_ranks(options: argparse.Namespace, work: Callable[..., dict[str, Any]]) -> None:
+    """work(options, rank) in processes of their own; writes what rank 0's returns."""
     import torch
     from torch import multiprocessing
-
-    import values
     torch.set_num_threads(1)  # OpenMP's do not survive a fork
-    options.coef = values.clip_coef(options)
-    options.eps = values.UNCLIPPED_EPS * options.coef
     with tempfile.TemporaryDirectory() as folder:
         try:
-            multiprocessing.start_processes(run_rank, (options, peer, folder),
+            multiprocessing.start_processes(run_rank, (options, work, folder),
                                             options.ranks,
                                             start_method="fork")
         except (multiprocessing.ProcessRaisedException,
@@ -192,3 +204,10 @@ def run(options: argparse.Namespace, peer: type) -> None:
             sys.exit(f"{os.path.basename(sys.argv[0])}: {error}")
         with open(f"{folder}/result", encoding="utf-8") as file:
             write(json.load(file), options.json)
+
+
+def run(options: argparse.Namespace, peer: type) -> None:
+    import values
+    options.coef = values.clip_coef(options)
+    options.eps = values.UNCLIPPED_EPS * options.coef
+    run_ranks(options, functools.partial(time_peer, peer=peer))

@@ -11,17 +11,18 @@ import values
 
 
 class Give(torch.autograd.Function):
-    """A loss of zero; its gradients are what the list holds, which it hands over."""
+    """A loss of zero; its gradients are what the list holds, which it hands over. Behind the
+    parameters may come the loss of a part before this one, whose backward is then the next."""
     @staticmethod
     def forward(ctx, grads: list[torch.Tensor], *params: torch.Tensor) -> torch.Tensor:
-        ctx.grads = grads
+        ctx.grads, ctx.count = grads, len(params)
         return params[0].new_zeros((), dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx, _):
+    def backward(ctx, grad):
         given = tuple(ctx.grads)
         ctx.grads.clear()
-        return (None, *given)
+        return (None, *given, *[grad] * (ctx.count - len(given)))
 
 
 class Given(torch.nn.Module):

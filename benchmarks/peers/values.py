@@ -7,6 +7,8 @@ place of the mean would not be noticed. Its value costs nothing."""
 from __future__ import annotations
 
 import argparse
+import bisect
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -39,17 +41,25 @@ def pieces(begin: int, end: int) -> Iterator[torch.Tensor]:
         yield torch.arange(at, min(at + CHUNK, end), dtype=torch.int64)
 
 
-def make(options: argparse.Namespace, dtype: torch.dtype, seed: int,
-         scale: float) -> list[torch.Tensor]:
-    tensors = []
-    for index in range(options.tensors):
-        begin, end = begin_of(options, index), begin_of(options, index + 1)
-        tensor = torch.empty(end - begin, dtype=dtype)
-        for flat in pieces(begin, end):
+def fill(sizes: list[int], dtype: torch.dtype, seed: int, scale: float) -> list[torch.Tensor]:
+    """Tensors of these sizes, one behind the other."""
+    tensors, begin = [], 0
+    for size in sizes:
+        tensor = torch.empty(size, dtype=dtype)
+        for flat in pieces(begin, begin + size):
             at = int(flat[0]) - begin
             tensor[at:at + flat.numel()].copy_(scattered(seed, flat).float().mul_(scale))
         tensors.append(tensor)
+        begin += size
     return tensors
+
+
+def make(options: argparse.Namespace, dtype: torch.dtype, seed: int,
+         scale: float) -> list[torch.Tensor]:
+    sizes = [
+        begin_of(options, index + 1) - begin_of(options, index) for index in range(options.tensors)
+    ]
+    return fill(sizes, dtype, seed, scale)
 
 
 def make_params(options: argparse.Namespace, dtype: torch.dtype) -> list[torch.nn.Parameter]:
@@ -131,13 +141,14 @@ def check_element(options: argparse.Namespace, flat: int, found: float) -> str |
 
 
 def check(options: argparse.Namespace, params: list[torch.Tensor]) -> str | None:
-    """What is wrong with one element in each of SAMPLES equal parts."""
+    """What is wrong with one element in each of SAMPLES equal parts. params: of one dimension."""
+    ends = list(itertools.accumulate(param.numel() for param in params))
     samples = min(SAMPLES, options.numel)
     for sample in range(samples):
         begin, end = (options.numel * i // samples for i in (sample, sample + 1))
         flat = begin + (sample * 7919) % (end - begin)
-        tensor = next(i for i in range(options.tensors) if flat < begin_of(options, i + 1))
-        found = float(params[tensor][flat - begin_of(options, tensor)])
+        tensor = bisect.bisect_right(ends, flat)
+        found = float(params[tensor][flat - (ends[tensor] - params[tensor].numel())])
         wrong = check_element(options, flat, found)
         if wrong:
             return wrong

@@ -325,6 +325,15 @@ ZERO1_API zero1_status zero1_optimizer_wait_grad(zero1_optimizer *optimizer, int
  *  ZERO1_ERR_STATE: some gradient is ready already. Errors as wait_grad. */
 ZERO1_API zero1_status zero1_optimizer_zero_grad(zero1_optimizer *optimizer, void *stream);
 
+/** Copies gradient `index` from where backward has left it, for who cannot have it written in place;
+ *  wait_grad included. On the host the stores go past the caches, which memcpy's do not: nothing reads
+ *  a gradient before the step, and what backward works with stays in them. Not collective.
+ *  [in] values  [numel] of grad_dtype in memory of config.device, not the gradient itself; read on
+ *               `stream`. May be NULL where numel is 0.
+ *  ZERO1_ERR_INVALID: no such parameter, or frozen, or values is NULL. Errors as wait_grad. */
+ZERO1_API zero1_status zero1_optimizer_set_grad(zero1_optimizer *optimizer, int64_t index,
+                                                const void *values, void *stream);
+
 /** Gradient `index` is complete on `stream`; nothing may write it until the next wait_grad. When a
  *  bucket's last gradient is ready, its reduction starts. With gradient accumulation: on the last
  *  microbatch only. Not collective; asynchronous, but for a step's first one, which waits for the

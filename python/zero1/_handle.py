@@ -13,14 +13,14 @@ from typing import Any
 import numpy
 
 from . import _mpi
-from ._library import library, text_of
+from ._library import function, library, text_of
 from .errors import PeerError, StateError, TimeoutError, error_of
 
 
-def _destroy(noun: str, pointer: int, needs: Any) -> None:
+def _destroy(noun: str, pointers: list[int], needs: Any) -> None:
     del needs  # held until now
-    getattr(library(), f"zero1_{noun}_{'close' if noun == 'checkpoint' else 'destroy'}")(
-        ctypes.byref(ctypes.c_void_p(pointer)))
+    function(f"{noun}_{'close' if noun == 'checkpoint' else 'destroy'}")(
+        ctypes.byref(ctypes.c_void_p(pointers.pop())))
 
 
 class Handle:
@@ -28,23 +28,25 @@ class Handle:
 
     def __init__(self, noun: str, pointer: int, needs: Any = None):
         self.noun, self.closed = noun, False
-        self._pointer = pointer
-        self._finalizer = weakref.finalize(self, _destroy, noun, pointer, needs)
+        self._pointers = [pointer]  # empty once it is destroyed
+        weakref.finalize(self, _destroy, noun, self._pointers, needs)
 
     @property
     def pointer(self) -> int:
-        if self.closed or not self._finalizer.alive:
+        if self.closed or not self._pointers:
             raise StateError(f"the {self.noun} is closed")
-        return self._pointer
+        return self._pointers[0]
 
     def check(self, status: int) -> None:
         """Raises what `status`, which a call on this handle returned, stands for."""
         if status:
-            raise failure(status, getattr(library(), f"zero1_{self.noun}_last_error")(self._pointer))
+            raise failure(status, function(f"{self.noun}_last_error")(self._pointers[0]))
 
     def call(self, name: str, *arguments: Any) -> None:
         """zero1_NAME(handle, arguments...); raises where that fails."""
-        self.check(getattr(library(), "zero1_" + name)(self.pointer, *arguments))
+        status = function(name)(self.pointer, *arguments)
+        if status:
+            self.check(status)
 
     def meet(self, name: str, *arguments: Any) -> None:
         """Makes a collective call with arguments that the library refuses, in place of one that this rank has

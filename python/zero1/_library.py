@@ -86,6 +86,7 @@ STATUS_CALLS: dict[str, list[Any]] = _struct_calls() | {
     "optimizer_wait_params": [c_void_p, _STREAM],
     "optimizer_wait_grad": [c_void_p, _int64("index"), _STREAM],
     "optimizer_zero_grad": [c_void_p, _STREAM],
+    "optimizer_set_grad": [c_void_p, _int64("index"), Argument(c_void_p, "values"), _STREAM],
     "optimizer_grad_ready": [c_void_p, _int64("index"), _STREAM],
     "optimizer_grad_absent": [c_void_p, _int64("index"), _STREAM],
     "optimizer_reduce_grads": [c_void_p],
@@ -191,6 +192,12 @@ def options_of(kind: str, **values: Any) -> Any:
     for name, value in values.items():
         setattr(options, name, value)
     return options
+
+
+@functools.cache
+def function(name: str) -> Any:
+    """zero1_NAME of the library. A call that is made for every gradient finds it at once."""
+    return getattr(library(), "zero1_" + name)
 
 
 def text_of(raw: bytes | None) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from ..errors import Error, InvalidError, StateError
 from ..optimizer import Optimizer
-from ._hooks import removed_with, weakly
+from ._hooks import removed_with
 from ._tensors import Registered, view_of
 
 _HANDED_OVER = ("was handed over already: accumulate inside no_sync(), or make the optimizer with overlap=False, which "
@@ -26,12 +26,15 @@ _of_tensor: weakref.WeakValueDictionary[int, Gradients] = weakref.WeakValueDicti
 
 class Gradients:
     """Of all parameters, by their index. `before_first` is called before the first one of a step is taken, and
-    `before_each(index)` before each; `fail` tells the peers and gives the exception to raise."""
+    `before_each(index)`, where there is one, before each; `fail` tells the peers and gives the exception to raise.
+
+    A hook finds the caches full of what backward works with: each function and object that it needs is fetched from
+    memory, so there are few."""
 
     def __init__(self, core: Optimizer, registered: Sequence[Registered], dtype: torch.dtype, overlap: bool,
                  stream: Callable[[], int | None], before_first: Callable[[], None],
-                 before_each: Callable[[int], None], fail: Callable[[Error], Error]):
-        self.core, self._registered, self._overlap, self._stream = core, registered, overlap, stream
+                 before_each: Callable[[int], None] | None, fail: Callable[[Error], Error]):
+        self.core, self._registered, self._overlap = core, registered, overlap
         self._before_first, self._before_each, self._fail = before_first, before_each, fail
         self.synchronizing = True  # False: within no_sync
         self._begun = False  # some gradient of this step is in the buffers
@@ -42,6 +45,8 @@ class Gradients:
             address, like = core.grad_pointer(index), registered[index].tensor
             self._views[index] = view_of(core, address, like, dtype)
         self._same_dtype = not registered or dtype == registered[0].tensor.dtype
+        self._on_host = not registered or registered[0].tensor.device.type == "cpu"
+        self._stream = _default_stream if self._on_host else stream
         self._taken = [False] * len(registered)  # the buffer holds it
         self._versions: list[int | None] = [None] * len(registered)  # of the buffer, as it was handed over
         keys = [id(registered[index].tensor) for index in self._trainable]
@@ -49,8 +54,9 @@ class Gradients:
             if earlier:  # of an optimizer whose parameters have now moved into this one's memory
                 earlier.close()
         _of_tensor.update(dict.fromkeys(keys, self))
+        itself = weakref.ref(self)
         self._remove_hooks = removed_with(self, [
-            registered[index].tensor.register_post_accumulate_grad_hook(_hook(weakly(self.accumulated), index))
+            registered[index].tensor.register_post_accumulate_grad_hook(_hook(itself, index))
             for index in self._trainable])
 
     def close(self) -> None:
@@ -81,18 +87,28 @@ class Gradients:
         if grad is view:
             self._taken[index] = True
             return
-        self._begin()
+        if not self._begun:
+            self._begin()
         if grad.layout != torch.strided:
             raise self._fail(InvalidError(f"the gradient of {self._registered[index].name!r} is {grad.layout}: sparse "
                                           "ones cannot be reduce-scattered"))
-        with torch.no_grad():
-            if not self._same_dtype and self._taken[index]:
+        if not self._same_dtype and self._taken[index]:
+            with torch.no_grad():
                 view.add_(grad)  # main gradients in fp32: .grad holds those of one microbatch alone
-            else:
+        else:
+            if self._before_each is not None:
                 self._before_each(index)
-                view.copy_(grad)
+            self._copy(index, view, grad)
         self._taken[index] = True
         tensor.grad = view if self._same_dtype else None
+
+    def _copy(self, index: int, view: torch.Tensor, grad: torch.Tensor) -> None:
+        """On the host the library's own copy is the faster one, but has one thread."""
+        if self._on_host and grad.dtype == view.dtype and grad.is_contiguous() and torch.get_num_threads() == 1:
+            self.core.set_grad(index, grad.data_ptr())
+        else:
+            with torch.no_grad():
+                view.copy_(grad)
 
     def _hand_over(self, index: int) -> None:
         view = self._views[index]
@@ -146,5 +162,14 @@ class Gradients:
         self._begun, self.handed_over = False, 0
 
 
-def _hook(accumulated: Callable[[int], None], index: int) -> Callable[[torch.Tensor], None]:
-    return lambda _: accumulated(index)
+def _default_stream() -> None:
+    """The host has no other."""
+
+
+def _hook(gradients: weakref.ref[Gradients], index: int) -> Callable[[torch.Tensor], None]:
+    def hook(_: torch.Tensor) -> None:
+        found = gradients()
+        if found is not None:
+            found.accumulated(index)
+
+    return hook

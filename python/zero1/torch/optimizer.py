@@ -138,8 +138,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
             entry.tensor.data = view
             self._addresses[index] = entry.tensor.data_ptr()
         self._note_versions()
+        before_each = None if module is None else weakly(self._before_gradient)
         self._gradients = Gradients(self.core, self._registered, grad_dtype, overlap, weakly(self._stream),
-                                    weakly(self._settle), weakly(self._before_gradient), weakly(self._failed))
+                                    weakly(self._settle), before_each, weakly(self._failed))
         if module is not None:
             self._waits = Waits(self.core, module, self._registered, weakly(self._stream), weakly(self._failed))
         if self.world_size > 1:
