@@ -212,6 +212,23 @@ def drops() -> str:
     return "nothing is left"
 
 
+def forks() -> str:
+    """A child that ends as programs do, finalizers and all, and one that an exception ends, are not the rank."""
+    with made(grad_scale=1.0) as opt:
+        one_step(opt, 1)
+        for fails in (False, True):
+            child = os.fork()
+            if not child:
+                if fails:
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                    raise RuntimeError("a child's own trouble")
+                sys.exit(0)
+            assert os.waitpid(child, 0)[1] >> 8 == fails
+        for step in (2, 3):
+            one_step(opt, step)
+        return f"count {opt.info().count} params {hash_of(opt)}"
+
+
 def mpi4py_trains() -> str:
     """Beside mpi4py's own messages; and Comm.world takes the MPI that mpi4py has started."""
     result = trains()

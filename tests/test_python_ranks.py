@@ -48,6 +48,12 @@ def test_ranks_are_introduced_without_mpi(tmp_path):
     assert lines(2, "without_mpi", tmp_path) == lines(2, "trains", tmp_path)
 
 
+def test_children_of_a_rank_end_without_it(tmp_path):
+    """Forked processes, those of a data loader for one: they have the rank's optimizer, and leave it alone."""
+    results = [re.sub("norm .* params", "params", line).split(" owned")[0] for line in lines(2, "trains", tmp_path)]
+    assert lines(2, "forks", tmp_path) == results
+
+
 def test_a_checkpoint_goes_on_at_other_numbers_of_ranks(tmp_path):
     whole = set(lines(2, "saves", tmp_path))
     assert len(whole) == 1

@@ -6,6 +6,7 @@ handle that is closed with views in use refuses every call and is destroyed with
 what it needs (an optimizer its communicator), which therefore goes after it."""
 
 import ctypes
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +20,9 @@ from .errors import PeerError, StateError, TimeoutError, error_of
 
 def _destroy(noun: str, pointers: list[int], needs: Any) -> None:
     del needs  # held until now
-    function(f"{noun}_{'close' if noun == 'checkpoint' else 'destroy'}")(
-        ctypes.byref(ctypes.c_void_p(pointers.pop())))
+    if pointers:
+        function(f"{noun}_{'close' if noun == 'checkpoint' else 'destroy'}")(
+            ctypes.byref(ctypes.c_void_p(pointers.pop())))
 
 
 class Handle:
@@ -30,6 +32,7 @@ class Handle:
         self.noun, self.closed = noun, False
         self._pointers = [pointer]  # empty once it is destroyed
         weakref.finalize(self, _destroy, noun, self._pointers, needs)
+        _living.add(self)
 
     @property
     def pointer(self) -> int:
@@ -54,6 +57,20 @@ class Handle:
         getattr(library(), "zero1_" + name)(self.pointer, *arguments)
 
 
+_living: weakref.WeakSet[Handle] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    """A forked process has no handle: those of its parent are not its to use, or to end."""
+    for handle in list(_living):
+        handle.closed = True
+        handle._pointers.clear()
+    _mpi.leave_running()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 class ClosedHandle(Handle):
     """Stands where a handle was: what asks for its pointer raises."""
 
@@ -65,7 +82,7 @@ def failure(status: int, raw: bytes | None) -> Exception:
     """The exception of a status that is not 0, with the library's text."""
     error = error_of(status, text_of(raw) or text_of(library().zero1_status_string(status)))
     if isinstance(error, (PeerError, TimeoutError)):
-        _mpi.peer_is_lost()
+        _mpi.leave_running()  # MPI_Finalize may hang from now on
     return error
 
 

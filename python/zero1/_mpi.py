@@ -17,7 +17,7 @@ _THREAD_MULTIPLE = 3  # in Open MPI, MPICH and all that share MPICH's ABI
 _WORLD_OPEN_MPI, _WORLD_MPICH = 0, 0x44000000
 _MPICH_ABI = ("MPICH", "Intel(R) MPI", "MVAPICH")
 
-_state: dict[str, Any] = {"finalizer": None, "lost": False}
+_state: dict[str, Any] = {"finalizer": None, "left": False}
 
 
 class _World:
@@ -27,9 +27,9 @@ class _World:
 _WORLD = _World()
 
 
-def peer_is_lost() -> None:
-    """MPI_Finalize may hang from now on, so the end of the program leaves it out."""
-    _state["lost"] = True
+def leave_running() -> None:
+    """The end of the program leaves MPI_Finalize out."""
+    _state["left"] = True
 
 
 def function(name: str) -> Any:
@@ -68,7 +68,7 @@ def is_started() -> bool:
 
 
 def _finalize() -> None:
-    if not _state["lost"] and not _flag("MPI_Finalized"):
+    if not _state["left"] and not _flag("MPI_Finalized"):
         function("MPI_Finalize")()
 
 

@@ -103,8 +103,10 @@ class Gradients:
         tensor.grad = view if self._same_dtype else None
 
     def _copy(self, index: int, view: torch.Tensor, grad: torch.Tensor) -> None:
-        """On the host the library's own copy is the faster one, but has one thread."""
-        if self._on_host and grad.dtype == view.dtype and grad.is_contiguous() and torch.get_num_threads() == 1:
+        """On the host the library's own copy is the faster one, but has one thread. It takes what lies in memory
+        as it is: no tensor that is to be negated, or is all zeros without memory."""
+        if (self._on_host and grad.dtype == view.dtype and grad.is_contiguous() and torch.get_num_threads() == 1
+                and not grad.is_neg() and not grad._is_zerotensor()):
             self.core.set_grad(index, grad.data_ptr())
         else:
             with torch.no_grad():
