@@ -338,6 +338,7 @@ static void come_with_a_communicator(world *in, int32_t rank) {
   CHECK_STATUS(zero1_comm_create_nccl(mine, &in->options, &comm), ZERO1_OK);
   CHECK_EQ(zero1_comm_rank(comm), rank);
   trainer_begin(&self, &base, comm);
+  meet_in(comm);
   if (rank == 0) zero1_optimizer_abort(self.optimizer, "for the test");
   trainer_end(&self);
   zero1_comm_destroy(&comm);

@@ -254,6 +254,7 @@ static void abort_in_the_middle(int32_t rank, zero1_comm *comm, void *arg) {
   CHECK_STATUS(misuse_create(comm, &optimizer), ZERO1_OK);
   CHECK_STATUS(zero1_optimizer_sync_params(optimizer, 0), ZERO1_OK);
   CHECK_STATUS(misuse_step(optimizer), ZERO1_OK);
+  check_meet(); /* it is done on every rank */
   if (rank == LOST) {
     if (in_backward) CHECK_STATUS(misuse_backward(optimizer), ZERO1_OK);
     zero1_optimizer_abort(optimizer, "no more data");
