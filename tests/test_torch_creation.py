@@ -1,4 +1,4 @@
-"""What no optimizer is made of: an exception on every rank, at once, and the next one is made as if nothing had been."""
+"""What no optimizer is made of: an exception on every rank, at once, and the next one is made as if nothing were."""
 
 import functools
 
@@ -32,7 +32,8 @@ def ending():
 
 #: Parameters, arguments, what the rank that has them raises, what its text says.
 BAD = [
-    (lambda: [("first", parameter(3, dtype=torch.float64))], {}, zero1.InvalidError, "first.*float64.*float32 or bfloat16"),
+    (lambda: [("first", parameter(3, dtype=torch.float64))], {}, zero1.InvalidError,
+     "first.*float64.*float32 or bfloat16"),
     (lambda: [("first", parameter(3, dtype=torch.float16))], {}, zero1.InvalidError, "first.*float16"),
     (lambda: good() + [("third", parameter(3, dtype=torch.bfloat16))], {}, zero1.InvalidError,
      "third.*bfloat16.*first.*float32"),

@@ -129,7 +129,7 @@ def test_a_step_in_which_nothing_has_a_gradient_changes_nothing(comm, folder):
 
 @on_ranks(2, 3)
 def test_a_rank_without_any_gradient_keeps_up(comm, folder):
-    """Though its peers find in backward that parameters were written, and agree on masters before the first gradient."""
+    """Though its peers find in backward that parameters were written, and make masters before the first gradient."""
     model = made_model(dtype=torch.bfloat16)
     with optimizer_of(model.parameters(), comm, lr=0.0, weight_decay=0.0) as optimizer:
         with torch.no_grad():

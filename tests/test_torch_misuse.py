@@ -109,7 +109,8 @@ def failing_backward(model, optimizer):
     model(TOKENS).backward()
 
 
-MISTAKES = [(sparse, zero1.InvalidError, "table.weight.*sparse"), (other_memory, zero1.StateError, "head.weight.*memory"),
+MISTAKES = [(sparse, zero1.InvalidError, "table.weight.*sparse"),
+            (other_memory, zero1.StateError, "head.weight.*memory"),
             (other_dtype, zero1.StateError, "table.weight.*memory"),
             (backward_twice, zero1.StateError, "handed over already.*no_sync"),
             (clipped_by_torch, zero1.StateError, "clip_grad_norm"), (clipped_twice, zero1.StateError, "twice"),

@@ -91,16 +91,17 @@ def test_adam_with_l2_stays_that(comm, folder):
 
 @on_ranks(1, 2, 3)
 def test_state_goes_from_one_to_another_bit_for_bit(comm, folder):
-    """Through torch.save and torch.load; in bf16 with the masters."""
-    for dtype in (torch.float32, torch.bfloat16):
-        place = folder / str(dtype)
+    """Through torch.save and torch.load; with masters, too, of bf16 in memory or on the wire."""
+    for number, (dtype, options) in enumerate([(torch.float32, {}), (torch.bfloat16, {}),
+                                               (torch.float32, {"param_wire_dtype": "bf16"})]):
+        place = folder / str(number)
         place.mkdir(exist_ok=True)
         model = made_model(dtype)
-        with optimizer_of(groups_of(model), comm) as optimizer:
+        with optimizer_of(groups_of(model), comm, **options) as optimizer:
             train(model, optimizer, 0)
             state, weights = state_everywhere(optimizer, place), copy.deepcopy(model.state_dict())
             other = made_model(dtype)
-            with optimizer_of(groups_of(other), comm) as resumed:
+            with optimizer_of(groups_of(other), comm, **options) as resumed:
                 resumed.load_state_dict(state)
                 other.load_state_dict(weights)
                 train(model, optimizer, STEPS)

@@ -98,8 +98,8 @@ def check(groups: Sequence[Mapping[str, Any]], names: Sequence[str], given: Any)
     count = max(steps.values(), default=0)
     behind = [place for place, step in steps.items() if step != count]
     if behind:
-        warnings.warn(f"{len(behind)} parameters, {names[behind[0]]!r} first, were updated {steps[behind[0]]} times and "
-                      f"others {count}: all count as {count} from here on", stacklevel=4)
+        warnings.warn(f"{len(behind)} parameters, {names[behind[0]]!r} first, were updated {steps[behind[0]]} times "
+                      f"and others {count}: all count as {count} from here on", stacklevel=4)
     return count, states
 
 

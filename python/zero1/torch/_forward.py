@@ -3,7 +3,8 @@ forward of the module that it belongs to.
 
 That is of use only for those which nothing else reads before. The first forward with gradients is watched: what its
 module's hook has not waited for, or what something has read outside its module (a tied weight called functionally),
-is waited for at the end of step from then on. So is what a hook did not see since the last step: that of a compiled module, say.
+is waited for at the end of step from then on. So is what a hook did not see since the last step: that of a compiled
+module, say.
 A parameter that gets a gradient and was never waited for is an error."""
 
 from __future__ import annotations

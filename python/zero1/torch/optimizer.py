@@ -17,7 +17,7 @@ from ._abort import on_uncaught
 from ._backward import Gradients
 from ._forward import Waits
 from ._hooks import weakly
-from ._tensors import NAMES, Registered, first_device, register, view_of
+from ._tensors import NAMES, first_device, register, view_of
 
 
 class DistributedOptimizer(torch.optim.Optimizer):
@@ -78,7 +78,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             self._registered = register(self.param_groups, module)
             self._device = self._registered[0].tensor.device
             self._given = [_adamw.group_of(group) for group in self.param_groups]  # as the library has them
-            grad_dtype = grad_dtype or (self._registered[0].tensor.dtype)
+            grad_dtype = grad_dtype or self._registered[0].tensor.dtype
             if overlap_forward and module is None:
                 raise InvalidError("overlap_forward needs the module, before whose parts it waits")
             config |= self._config(grad_dtype, overlap)
@@ -88,6 +88,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if problem:
             refuse(comm)
             raise problem
+        assert grad_dtype is not None
         self._make(comm, config)
         try:
             self._adopt(module if overlap_forward else None, grad_dtype, overlap)
@@ -249,7 +250,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
                 if group != self._given[number]:
                     self.core.set_group(group, number)
             except InvalidError as error:
-                raise self._failed(error)
+                raise self._failed(error) from None
             self._given[number] = group
 
     def _end_step(self) -> None:
@@ -270,7 +271,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
                                               "optimizer was made: make another, which may load its state"))
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates the parameters and gives them to every rank. Gradients are gone afterwards (.grad is None).
         Collective. AbortedError, PeerError, TimeoutError, CommError: a peer is lost, and with it the optimizer."""
         loss = None
