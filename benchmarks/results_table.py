@@ -153,12 +153,13 @@ def print_torch(result: dict[str, Any], folder: pathlib.Path) -> None:
         return
     overhead = result["overhead"]
     first_of_all = ", before all other programs of the machine" if result["real_time"] else ""
+    of_a_round = "a step each" if result["steps"] == 1 else f"{result['steps']} steps each"
     print(f"A GPT of {result['numel']:,} fp32 parameters in {result['tensors']} tensors "
           f"({result['blocks']} blocks, {result['width']} wide); {result['ranks']} ranks with {result['threads']} "
           f"thread(s) each, {result['batch'] * result['context']} tokens a rank and step; {result['cpu']}, "
           f"{result['cores']} cores; PyTorch {result['torch']}, gloo; all take turns within one run{first_of_all}: "
-          f"medians of {result['rounds']} rounds of {result['steps']} steps; how many times ours a time is, with the "
-          f"quartiles of the rounds. Alone: communication and update, under a forward and backward that cost nothing; "
+          f"medians of {result['rounds']} rounds, {of_a_round}; how many times ours a time is, with the "
+          "quartiles of the rounds. Alone: communication and update, under a forward and backward that cost nothing; "
           f"{result['alone_rounds']} rounds. Every run checks what it computed.\n")
     table(["", "steps/s", "step ms", "times ours", "quartiles", "alone ms", "times ours", "quartiles"], 1,
           [torch_row(row) for row in result["subjects"]])

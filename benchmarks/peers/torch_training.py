@@ -35,8 +35,8 @@ def parse(description: str | None) -> argparse.Namespace:
         ("blocks", 10, "of the GPT"), ("width", 512, "of its residual stream"),
         ("heads", 8, "of its attention"), ("vocabulary", 2048, "tokens that there are"),
         ("context", 64, "tokens of a sequence"), ("batch", 8, "sequences per rank"),
-        ("ranks", 2, "processes"), ("threads", 1, "per rank"), ("rounds", 9, "of the GPT, that count"),
-        ("steps", 2, "of a turn with it"),
+        ("ranks", 2, "processes"), ("threads", 1, "per rank"), ("rounds", 21, "of the GPT, that count"),
+        ("steps", 1, "of a turn with it"),
         ("alone-rounds", 25, "without forward and backward, of one step each, that count")
     ):  # yapf: disable
         parser.add_argument(f"--{name}",
