@@ -77,6 +77,7 @@ def bars(axes, case: dict[str, Any], title: str) -> None:
         if not ours:
             end = row["ratio_q3"]
             axes.plot([row["ratio_q1"], end], [place, place], color=TEXT, linewidth=1.2)
+            end = max(end, 1)  # beside the line
         what = millis(row["ms"]) if ours else f"{ratio:.3g}×   {millis(row['ms'])}"
         axes.text(end + longest * 0.015,
                   place,

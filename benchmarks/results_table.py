@@ -153,27 +153,29 @@ def print_torch(result: dict[str, Any], folder: pathlib.Path) -> None:
         return
     overhead = result["overhead"]
     first_of_all = ", before all other programs of the machine" if result["real_time"] else ""
+    of_a_round = "a step each" if result["steps"] == 1 else f"{result['steps']} steps each"
     print(f"A GPT of {result['numel']:,} fp32 parameters in {result['tensors']} tensors "
           f"({result['blocks']} blocks, {result['width']} wide); {result['ranks']} ranks with {result['threads']} "
           f"thread(s) each, {result['batch'] * result['context']} tokens a rank and step; {result['cpu']}, "
           f"{result['cores']} cores; PyTorch {result['torch']}, gloo; all take turns within one run{first_of_all}: "
-          f"medians of {result['rounds']} rounds of {result['steps']} steps; how many times ours a time is, with the "
-          f"quartiles of the rounds. Alone: communication and update, under a forward and backward that cost nothing; "
+          f"medians of {result['rounds']} rounds, {of_a_round}; how many times ours a time is, with the "
+          "quartiles of the rounds. Alone: communication and update, under a forward and backward that cost nothing; "
           f"{result['alone_rounds']} rounds. Every run checks what it computed.\n")
     table(["", "steps/s", "step ms", "times ours", "quartiles", "alone ms", "times ours", "quartiles"], 1,
           [torch_row(row) for row in result["subjects"]])
     if (folder / "torch.png").exists():
         print("\n![Training a model of PyTorch](torch.png)")
     print("\nWhat `zero1.torch` costs over the library's own calls, in parts of a training step and of these calls "
-          f"alone, which take {overhead['core_ms']:.1f} ms. In training: less a program that makes the calls itself, "
-          f"with gradients added up in the library's buffers ({overhead['by_hand_ms']:.1f} ms a step; forward and "
-          f"backward alone: {overhead['bare_ms']:.1f}). Alone: less the calls, with the gradients in the buffers, and "
-          "less autograd; gradients come from memory there, which in training are still in a cache, so it is the most "
-          "that it can be. Of this, the copy of every gradient into the buffers.\n")
-    table(["over the calls", "ms", "of a step", "quartiles", "of the calls"], 1, [
-        overhead_row("in training", overhead, "in_training"),
-        overhead_row("alone", overhead, "alone"),
-        overhead_row("of this the copy", overhead, "copy"),
+          f"alone with the gradients in the buffers, which take {overhead['core_ms']:.1f} ms. By hand: a training "
+          "that makes the calls itself, with the model's parameters and gradients as views; it zeroes gradients, and "
+          f"autograd adds to them: {overhead['by_hand_ms']:.1f} ms a step. Forward and backward alone take "
+          f"{overhead['bare_ms']:.1f}. Where these cost nothing, gradients come from memory, which in training are "
+          "still in a cache; so does the copy of every gradient into the buffers, taken by itself.\n")
+    table(["", "ms", "of a step", "quartiles", "of the calls"], 1, [
+        overhead_row("a step less forward and backward alone, less the calls alone", overhead, "over_parts"),
+        overhead_row("a step less one by hand", overhead, "over_by_hand"),
+        overhead_row("communication and update alone, less the calls alone", overhead, "alone"),
+        overhead_row("the copy by itself", overhead, "copy"),
     ])  # yapf: disable
 
 

@@ -5,12 +5,13 @@ turns within one run: zero1.torch, DistributedDataParallel with AdamW, ZeroRedun
 Two workloads. "train" is the GPT. "alone" is its parameters with a forward and backward that cost
 nothing, since the gradients are there before: what is left is communication and update.
 
-Two overheads of zero1.torch over the calls of the library. "in_training": its training step less that
-of a program which makes these calls itself, around the same forward and backward, with the model's
-parameters and gradients as views. "alone": its step of the second workload, less the calls on the same
-tensors, with the gradients in the buffers, and less an autograd that nothing is hooked into; there
-gradients come from memory, which no real backward does, so it is the most that it can be. "copy" is
-what of that takes to copy every gradient into the library's buffers, as hooks do.
+What zero1.torch costs over the calls of the library, in three ways. "over_parts": its training step,
+less forward and backward alone, less the calls alone on the same tensors with the gradients in the
+buffers. "over_by_hand": its training step, less that of a program which makes these calls itself around
+the same forward and backward, with the model's parameters and gradients as views: zero_grad, and
+autograd adds. "alone": its step of the second workload, less the calls, less an autograd that nothing
+is hooked into; gradients come from memory there, which in training are still in a cache. And "copy":
+every gradient into the library's buffers, as hooks do it, from memory, too.
 
 Results are checked: those of "alone" by their values, those of the GPT against each other. Exits with
 1 where one is wrong."""
@@ -34,8 +35,8 @@ def parse(description: str | None) -> argparse.Namespace:
         ("blocks", 10, "of the GPT"), ("width", 512, "of its residual stream"),
         ("heads", 8, "of its attention"), ("vocabulary", 2048, "tokens that there are"),
         ("context", 64, "tokens of a sequence"), ("batch", 8, "sequences per rank"),
-        ("ranks", 2, "processes"), ("threads", 1, "per rank"), ("rounds", 9, "of the GPT, that count"),
-        ("steps", 2, "of a turn with it"),
+        ("ranks", 2, "processes"), ("threads", 1, "per rank"), ("rounds", 21, "of the GPT, that count"),
+        ("steps", 1, "of a turn with it"),
         ("alone-rounds", 25, "without forward and backward, of one step each, that count")
     ):  # yapf: disable
         parser.add_argument(f"--{name}",
@@ -205,8 +206,10 @@ def overhead_of(trained: Times, alone: Times) -> dict[str, Any]:
             **common.spread(f"{name}_share", [ms / step for ms in differences])
         }
 
+    core = common.spread("ms", alone["core"])["ms"]
     return {
-        **parts("in_training", [ours - by_hand for ours, by_hand in zip(trained["zero1"], trained["by_hand"])]),
+        **parts("over_parts", [ours - bare - core for ours, bare in zip(trained["zero1"], trained["bare"])]),
+        **parts("over_by_hand", [ours - by_hand for ours, by_hand in zip(trained["zero1"], trained["by_hand"])]),
         **parts("alone", [ours - core - bare for ours, core, bare in zip(alone["zero1"], alone["core"],
                                                                           alone["bare"])]),
         **parts("copy", alone["copy"]),

@@ -2,7 +2,7 @@
 
 A parameter's .grad is None between steps, as after torch's zero_grad. Autograd then puts a new tensor there, which
 the hook copies into the library's buffer; from there on .grad is that buffer, to which further microbatches
-add. (A buffer that is zeroed first and added to costs twice the memory traffic.) With the last microbatch the hook
+add. (A buffer that is zeroed first and added to takes three times as long.) With the last microbatch the hook
 hands the gradient over: its bucket may be on its way from then on, and nobody may write it."""
 
 from __future__ import annotations
