@@ -88,6 +88,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if problem:
             refuse(comm)
             raise problem
+        assert grad_dtype is not None
         self._make(comm, config)
         try:
             self._adopt(module if overlap_forward else None, grad_dtype, overlap)
@@ -269,7 +270,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
                                               "optimizer was made: make another, which may load its state"))
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates the parameters and gives them to every rank. Gradients are gone afterwards (.grad is None).
         Collective. AbortedError, PeerError, TimeoutError, CommError: a peer is lost, and with it the optimizer."""
         loss = None
