@@ -65,8 +65,8 @@ static zero1_status write_header(const writing *self, zero1__error *error) {
   if (!status) status = zero1__safetensors_finish(&header, error);
   if (!status && header.bytes > HEADER_MAX)
     status = zero1__fail(error, ZERO1_ERR_UNSUPPORTED,
-                         "%s: its header of %zu bytes is more than readers take: give a folder",
-                         self->file->path, header.bytes);
+                         "%s: its header of %zu bytes is more than readers take", self->file->path,
+                         header.bytes);
   if (!status) status = write_bytes(self, header.text, header.bytes, error);
   zero1__safetensors_end(&header);
   return status;

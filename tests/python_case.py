@@ -1,4 +1,5 @@
-"""What the tests of the package zero1 share: where it and its library are, and a small optimizer."""
+"""What the tests of the package zero1 share: where it and its library are, the environment of ranks, and a small
+optimizer. Without torch, which takes seconds to import: torch_ranks.py has what its tests share."""
 
 import os
 import pathlib
@@ -13,6 +14,12 @@ os.environ.setdefault("ZERO1_LIBRARY", str(ROOT / "build" / "libzero1.so"))
 LIBRARY = pathlib.Path(os.environ["ZERO1_LIBRARY"]).resolve()
 
 import zero1
+
+#: Of processes that mpirun or torchrun starts.
+ENVIRONMENT = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                            "OMPI_MCA_mpi_yield_when_idle": "1", "PYTHONPATH": str(ROOT / "python"),
+                            "ZERO1_LIBRARY": str(LIBRARY), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+                            "OPENBLAS_NUM_THREADS": "1"}
 
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="libzero1.so is not built")
 

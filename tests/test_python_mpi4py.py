@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from python_case import needs_library
-from test_python_ranks import ENVIRONMENT, lines
+from python_case import ENVIRONMENT, needs_library
+from test_python_ranks import lines
 import zero1
 from zero1 import _mpi
 

@@ -1,7 +1,6 @@
 """The package zero1 on 1, 2 and 3 ranks under mpirun, without mpi4py: tests/python_ranks.py has what each rank
 does. And examples/train_numpy.py."""
 
-import os
 import pathlib
 import re
 import shutil
@@ -10,14 +9,9 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-LIBRARY = pathlib.Path(os.environ.get("ZERO1_LIBRARY", ROOT / "build" / "libzero1.so"))
-ENVIRONMENT = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-                            "OMPI_MCA_mpi_yield_when_idle": "1", "ZERO1_LIBRARY": str(LIBRARY),
-                            "PYTHONPATH": str(ROOT / "python"), "OPENBLAS_NUM_THREADS": "1"}
+from python_case import ENVIRONMENT, ROOT, needs_library
 
-pytestmark = pytest.mark.skipif(not LIBRARY.exists() or not shutil.which("mpirun"),
-                                reason="libzero1.so is not built, or there is no mpirun")
+pytestmark = [needs_library, pytest.mark.skipif(not shutil.which("mpirun"), reason="there is no mpirun")]
 
 
 def run(ranks: int, program: str, *arguments: object) -> subprocess.CompletedProcess:

@@ -1,21 +1,14 @@
 """The package zero1: state that goes into an optimizer from elsewhere, and out as a whole."""
 
-import os
-import pathlib
-import sys
 import threading
 
 import numpy
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "python"))
-os.environ.setdefault("ZERO1_LIBRARY", str(ROOT / "build" / "libzero1.so"))
-
+from python_case import needs_library
 import zero1
 
-pytestmark = pytest.mark.skipif(not pathlib.Path(os.environ["ZERO1_LIBRARY"]).exists(),
-                                reason="libzero1.so is not built")
+pytestmark = needs_library
 
 SHAPES = {"weight": (3, 300), "none": (0, 7), "bias": (4,), "mask": (5,)}
 STATES = ["master_param", "exp_avg", "exp_avg_sq"]

@@ -13,23 +13,15 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "python"))
-os.environ.setdefault("ZERO1_LIBRARY", str(ROOT / "build" / "libzero1.so"))
-
-torch = pytest.importorskip("torch")
-import zero1.torch
+from python_case import ENVIRONMENT, ROOT
+from torch_ranks import torch
+import zero1
 
 EXAMPLE = ROOT / "examples" / "train_torch.py"
-ENVIRONMENT = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-                            "OMPI_MCA_mpi_yield_when_idle": "1", "PYTHONPATH": str(ROOT / "python"),
-                            "OMP_NUM_THREADS": "1"}
 MODEL = ("--layers", "1", "--dim", "32", "--heads", "2", "--context", "16", "--batch", "4", "--warmup", "5",
          "--val-every", "10", "--val-windows", "8")
 ULP = 2.0**-23  # relative, of fp32
 
-pytestmark = pytest.mark.skipif(not pathlib.Path(os.environ["ZERO1_LIBRARY"]).exists(),
-                                reason="libzero1.so is not built")
 with_mpirun = pytest.mark.skipif(not shutil.which("mpirun"), reason="there is no mpirun")
 
 spec = importlib.util.spec_from_file_location("train_torch", EXAMPLE)

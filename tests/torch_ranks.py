@@ -14,7 +14,6 @@ import gc
 import hashlib
 import importlib
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -24,10 +23,9 @@ import traceback
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "python"))
-os.environ.setdefault("ZERO1_LIBRARY", str(ROOT / "build" / "libzero1.so"))
-if not pathlib.Path(os.environ["ZERO1_LIBRARY"]).exists():
+from python_case import ENVIRONMENT, LIBRARY
+
+if not LIBRARY.exists():
     pytest.skip("libzero1.so is not built", allow_module_level=True)
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: scripts/test --with-torch")
 
@@ -37,9 +35,6 @@ from zero1 import _mpi
 
 torch.set_num_threads(1)
 
-ENVIRONMENT = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-                            "OMPI_MCA_mpi_yield_when_idle": "1", "PYTHONPATH": str(ROOT / "python"),
-                            "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 LAUNCHERS = {"mpirun": ["mpirun", "--oversubscribe", "-n"],
              "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]}
 LAUNCH_SECONDS = 600

@@ -509,7 +509,8 @@ ZERO1_API zero1_status zero1_optimizer_get_state(zero1_optimizer *optimizer, int
 
 /** Sets the number of updates done so far, by which moments are corrected; `attempts` of zero1_info
  *  becomes the same. Collective; waits.
- *  ZERO1_ERR_INVALID: below 0, or above INT64_MAX / 2. ZERO1_ERR_MISMATCH: the ranks gave several. Errors as sync_params. */
+ *  ZERO1_ERR_INVALID: below 0, or above INT64_MAX / 2. ZERO1_ERR_MISMATCH: the ranks gave several.
+ *  Errors as sync_params. */
 ZERO1_API zero1_status zero1_optimizer_set_count(zero1_optimizer *optimizer, int64_t count);
 
 /** Bytes really allocated by this rank, by purpose. Memory that the ranks of a node share counts

@@ -30,7 +30,7 @@ def _pairs_of(pairs: Mapping[str, str] | None) -> tuple[Any, int]:
 
 
 class Checkpoints:
-    """The part of Optimizer that saves and loads."""
+    """Calls over the handle of the class that has it."""
 
     _handle: Handle
 

@@ -17,7 +17,7 @@ from . import _structs
 from ._arguments import checked
 from ._handle import ClosedHandle, Handle, failure, guarded
 from ._library import PROGRESS, library, options_of, text_of
-from .dtypes import DTYPES, TYPESTR, number_of
+from .dtypes import DTYPES, TYPESTR, dtype_name, number_of
 from .errors import InvalidError
 from .params import Param
 from .results import Group, group_of
@@ -40,7 +40,7 @@ class Reader(Mapping[str, numpy.ndarray]):
         self.path = os.fsdecode(info.path)  #: its folder
         self.count, self.attempts = info.count, info.attempts  #: updates; steps, skipped ones included
         self.world_size = info.world_size  #: ranks that saved it
-        self.param_dtype = "bf16" if info.param_dtype == DTYPES["bf16"] else "fp32"
+        self.param_dtype = dtype_name(info.param_dtype)
         self.format_version, self.has_residual = info.format_version, bool(info.has_residual)
         self.bytes = info.bytes  #: of all files
         self.grad_scale, self.max_grad_norm = info.grad_scale, info.max_grad_norm

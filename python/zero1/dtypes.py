@@ -20,6 +20,11 @@ def number_of(choices: dict[str, int], name: str, what: str) -> int:
     return choices[name]
 
 
+def dtype_name(number: int) -> str:
+    """The other way, of DTYPES."""
+    return {its: name for name, its in DTYPES.items()}[number]
+
+
 def bf16_to_float32(bits: Any) -> numpy.ndarray:
     """[bits] uint16, any shape: the same values as float32, exactly."""
     wide: numpy.ndarray = numpy.asarray(bits, numpy.uint16).astype(numpy.uint32) << 16

@@ -10,7 +10,7 @@ import numpy
 
 from . import _structs
 from ._create import create
-from ._handle import ClosedHandle, view
+from ._handle import ClosedHandle, Handle, view
 from ._library import STREAM_DEFAULT, library
 from ._saving import Checkpoints
 from .checkpoint import STATES
@@ -323,3 +323,8 @@ class Optimizer(Checkpoints):
         except DivergedError as error:
             error.rank = rank.value
             raise
+
+
+def handle_of(optimizer: Optimizer) -> Handle:
+    """What a view of the optimizer's memory holds."""
+    return optimizer._handle

@@ -8,7 +8,7 @@ import torch
 
 from .._handle import view
 from ..errors import InvalidError
-from ..optimizer import Optimizer
+from ..optimizer import Optimizer, handle_of
 from ..params import FROZEN, Param
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -101,7 +101,7 @@ class _OnGpu:
     """What torch asks for where memory of a GPU is; it holds the optimizer."""
 
     def __init__(self, core: Optimizer, address: int, shape: tuple[int, ...], typestr: str):
-        self.handle = core._handle
+        self.handle = handle_of(core)
         self.__cuda_array_interface__ = {"data": (address, False), "shape": shape, "typestr": typestr, "version": 3}
 
 
@@ -113,4 +113,4 @@ def view_of(core: Optimizer, address: int, like: torch.Tensor, dtype: torch.dtyp
     if like.device.type == "cuda":
         memory = _OnGpu(core, address, tuple(like.shape), _AS_INTEGER[dtype])
         return torch.as_tensor(memory, device=like.device).view(dtype)
-    return torch.from_numpy(view(core._handle, address, tuple(like.shape), _AS_INTEGER[dtype])).view(dtype)
+    return torch.from_numpy(view(handle_of(core), address, tuple(like.shape), _AS_INTEGER[dtype])).view(dtype)
