@@ -70,6 +70,8 @@ def test_training_goes_on_in_adamw(comm, folder):
         expected = torch.optim.AdamW(groups_of(reference))
         assert {key: set(entry) for key, entry in state["state"].items()} == dict.fromkeys(
             range(4), {"step", "exp_avg", "exp_avg_sq"})
+        for mine, theirs in zip(state["param_groups"], expected.state_dict()["param_groups"], strict=True):
+            assert set(mine) == set(theirs)
         expected.load_state_dict(state)
         train(model, optimizer, STEPS)
         train(reference, expected, STEPS)
