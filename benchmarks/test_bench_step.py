@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tempfile
 
-KEYS = """world_size numel tensors param_dtype grad_dtype clip step_ms reduce_ms update_ms gather_ms first_ms wait_ms cpu_ms
+KEYS = """world_size numel tensors param_dtype grad_dtype clip
+step_ms reduce_ms update_ms gather_ms first_ms wait_ms cpu_ms
 bytes_moved achieved_gbps limit_gbps limit_ms ratio_to_limit mpi_baseline_ms speedup_vs_mpi
 memory_bytes padding_bytes create_ms step_ms_q1 step_ms_q3 ranks_per_node backend isa threads cpu cores
 memory_gib kernel compiler mpi""".split()

@@ -32,7 +32,7 @@ def leave_running() -> None:
     _state["left"] = True
 
 
-def function(name: str) -> Any:
+def mpi_function(name: str) -> Any:
     try:
         return getattr(library(), name)
     except AttributeError:
@@ -42,13 +42,13 @@ def function(name: str) -> Any:
 def version_text() -> str:
     """What the MPI library says that it is. UnsupportedError: libzero1 has none."""
     text, length = ctypes.create_string_buffer(8192), ctypes.c_int()  # MPI_MAX_LIBRARY_VERSION_STRING
-    function("MPI_Get_library_version")(text, ctypes.byref(length))
+    mpi_function("MPI_Get_library_version")(text, ctypes.byref(length))
     return text.value.decode("utf-8", "replace").strip()
 
 
 def _flag(name: str) -> bool:
     flag = ctypes.c_int()
-    function(name)(ctypes.byref(flag))
+    mpi_function(name)(ctypes.byref(flag))
     return bool(flag.value)
 
 
@@ -69,7 +69,7 @@ def is_started() -> bool:
 
 def _finalize() -> None:
     if not _state["left"] and not _flag("MPI_Finalized"):
-        function("MPI_Finalize")()
+        mpi_function("MPI_Finalize")()
 
 
 def start() -> int:
@@ -82,7 +82,7 @@ def start() -> int:
         provided = ctypes.c_int()
         # Open MPI's modules look for its symbols in the whole program.
         ctypes.CDLL(library()._name, mode=ctypes.RTLD_GLOBAL)
-        if function("MPI_Init_thread")(None, None, _THREAD_MULTIPLE, ctypes.byref(provided)):
+        if mpi_function("MPI_Init_thread")(None, None, _THREAD_MULTIPLE, ctypes.byref(provided)):
             raise CommError("MPI_Init_thread failed")
         # Finalizers run in reverse order of creation: this one after those of all handles.
         _state["finalizer"] = weakref.finalize(_WORLD, _finalize)
