@@ -20,7 +20,7 @@ from ..results import Group
 _OTHERS = {"amsgrad": False, "maximize": False, "foreach": None, "capturable": False, "differentiable": False,
            "fused": None}
 MOMENTS = ("exp_avg", "exp_avg_sq")
-STATES = (*MOMENTS, "master_param")
+WITH_MASTER = (*MOMENTS, "master_param")
 
 
 def group_of(values: Mapping[str, Any]) -> Group:
@@ -71,7 +71,7 @@ def _check_groups(groups: Sequence[Mapping[str, Any]], given: Sequence[Mapping[s
 
 
 def _check_entry(name: str, tensor: torch.Tensor, state: Mapping[str, Any]) -> None:
-    for moment in STATES:
+    for moment in WITH_MASTER:
         found = state.get(moment)
         if found is None and moment in MOMENTS:
             raise InvalidError(f"the state_dict has no {moment} of parameter {name!r}")
@@ -118,7 +118,7 @@ def state_dict_of(path: str | os.PathLike[str]) -> dict[str, Any]:
         state, index = {}, 0
         for name in (name for group in groups for name in group["param_names"]):
             if not by_name[name].frozen and saved.count:
-                states = MOMENTS if saved.param_dtype == "fp32" else STATES
+                states = MOMENTS if saved.param_dtype == "fp32" else WITH_MASTER
                 state[index] = entry(saved.count, **{moment: torch.from_numpy(saved.read(name, moment))
                                                      for moment in states})
             index += 1

@@ -38,7 +38,7 @@ class Gradients:
         self._before_first, self._before_each, self._fail = before_first, before_each, fail
         self.synchronizing = True  # False: within no_sync
         self._begun = False  # some gradient of this step is in the buffers
-        self.handed_over = 0
+        self.handed_over_count = 0
         self._trainable = [index for index, entry in enumerate(registered) if entry.tensor.requires_grad]
         self._views: list[torch.Tensor | None] = [None] * len(registered)
         for index in self._trainable:
@@ -116,7 +116,7 @@ class Gradients:
         view = self._views[index]
         assert view is not None
         self._versions[index] = view._version
-        self.handed_over += 1
+        self.handed_over_count += 1
         self.core.grad_ready(index, self._stream())
 
     def _check_untouched(self, index: int) -> None:
@@ -145,7 +145,7 @@ class Gradients:
                 self._hand_over(index)
             else:
                 self._versions[index] = view._version
-                self.handed_over += 1
+                self.handed_over_count += 1
                 self.core.grad_absent(index, self._stream())
 
     def zero(self) -> None:
@@ -155,13 +155,13 @@ class Gradients:
             if self._taken[index] and view is not None:
                 view.zero_()
 
-    def given_up(self) -> None:
+    def give_up(self) -> None:
         """They belong to no step any more."""
         for index in self._trainable:
             self._registered[index].tensor.grad = None
         self._taken = [False] * len(self._taken)
         self._versions = [None] * len(self._versions)
-        self._begun, self.handed_over = False, 0
+        self._begun, self.handed_over_count = False, 0
 
 
 def _default_stream() -> None:

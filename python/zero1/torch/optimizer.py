@@ -1,7 +1,6 @@
 """torch.optim.Optimizer over the library: AdamW whose state is sharded over data-parallel ranks."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,16 +10,17 @@ from .._create import refuse
 from ..comm import Comm
 from ..errors import Error, InvalidError, StateError, UnsupportedError
 from ..optimizer import Optimizer
-from ..results import Info, Memory, SaveReport
+from ..results import Info, Memory
 from . import _adamw, _ranks
 from ._abort import on_uncaught
 from ._backward import Gradients
 from ._forward import Waits
 from ._hooks import weakly
+from ._saving import Saving
 from ._tensors import NAMES, first_device, register, view_of
 
 
-class DistributedOptimizer(torch.optim.Optimizer):
+class DistributedOptimizer(Saving, torch.optim.Optimizer):
     """AdamW (or Adam, with decoupled_weight_decay=False) in place of DistributedDataParallel and torch.optim.AdamW.
 
         optimizer = zero1.torch.DistributedOptimizer(model.named_parameters(), lr=1e-3)
@@ -122,7 +122,6 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._has_masters = "bf16" in (config["param_dtype"], config.get("param_wire_dtype"))
         self._reduced = self._clips = False
         self._written = False
-        self._consolidated: dict[str, Any] | None = None
         self._waits: Waits | None = None
 
     def _adopt(self, module: torch.nn.Module | None, grad_dtype: torch.dtype, overlap: bool) -> None:
@@ -141,9 +140,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._note_versions()
         before_each = None if module is None else weakly(self._before_gradient)
         self._gradients = Gradients(self.core, self._registered, grad_dtype, overlap, weakly(self._stream),
-                                    weakly(self._settle), before_each, weakly(self._failed))
+                                    weakly(self._settle), before_each, weakly(self._abort_with))
         if module is not None:
-            self._waits = Waits(self.core, module, self._registered, weakly(self._stream), weakly(self._failed))
+            self._waits = Waits(self.core, module, self._registered, weakly(self._stream), weakly(self._abort_with))
         if self.world_size > 1:
             on_uncaught(self.core)
 
@@ -151,7 +150,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """The stream that torch works in, of a GPU."""
         return int(torch.cuda.current_stream(self._device).cuda_stream) if self._device.type == "cuda" else None
 
-    def _failed(self, error: Error) -> Error:
+    def _abort_with(self, error: Error) -> Error:
         """This rank has found an error by itself, which its peers are told."""
         self.core.abort(str(error))
         return error
@@ -200,11 +199,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch.optim.Optimizer's. Gradients that are on their way are given up: collective then."""
-        if self._gradients.handed_over:
+        if self._gradients.handed_over_count:
             self.core.drop_grads()
             self._end_step()
         elif set_to_none:
-            self._gradients.given_up()
+            self._gradients.give_up()
         else:
             self._gradients.zero()
             super().zero_grad(set_to_none=False)
@@ -226,14 +225,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
         InvalidError: max_norm is no number above 0; error_if_nonfinite, and the norm is not finite: zero_grad then
         gives the step up."""
         if float(norm_type) != 2.0:
-            raise self._failed(UnsupportedError(f"norm_type is {norm_type}: there is 2 alone"))
+            raise self._abort_with(UnsupportedError(f"norm_type is {norm_type}: there is 2 alone"))
         if self._reduced:
-            raise self._failed(StateError("clip_grad_norm was called twice in a step"))
+            raise self._abort_with(StateError("clip_grad_norm was called twice in a step"))
         if not max_norm > 0:
-            raise self._failed(InvalidError(f"max_norm is {max_norm}, not above 0"))
+            raise self._abort_with(InvalidError(f"max_norm is {max_norm}, not above 0"))
         self.core.set_max_grad_norm(max_norm if max_norm < float("inf") else 0.0)
         self._clips = True
-        self._give_hyper()
+        self._set_groups()
         self._gradients.hand_over_rest()
         self.core.reduce_grads()
         self._reduced = True
@@ -242,7 +241,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise InvalidError(f"the norm of the gradients is {norm}")  # on every rank: it is the same
         return torch.tensor(norm, dtype=torch.float32, device=self._device)
 
-    def _give_hyper(self) -> None:
+    def _set_groups(self) -> None:
         """What schedulers, or the program, have set in param_groups."""
         for number, values in enumerate(self.param_groups):
             try:
@@ -250,7 +249,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
                 if group != self._given[number]:
                     self.core.set_group(group, number)
             except InvalidError as error:
-                raise self._failed(error) from None
+                raise self._abort_with(error) from None
             self._given[number] = group
 
     def _end_step(self) -> None:
@@ -258,16 +257,16 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if self._clips:
             self.core.set_max_grad_norm(self._max_grad_norm)
         self._reduced = self._clips = False
-        self._gradients.given_up()
+        self._gradients.give_up()
 
     def _check_places(self) -> None:
         for address, entry in zip(self._addresses, self._registered):
             if entry.tensor.data_ptr() != address:
-                raise self._failed(StateError(f"parameter {entry.name!r} is not in the optimizer's memory any more "
+                raise self._abort_with(StateError(f"parameter {entry.name!r} is not in the optimizer's memory any more "
                                               "(.to(), .data = ...): move and convert models before it is made"))
         for entry in self._frozen:
             if entry.tensor.grad is not None:
-                raise self._failed(StateError(f"parameter {entry.name!r} has a gradient, and was frozen when the "
+                raise self._abort_with(StateError(f"parameter {entry.name!r} has a gradient, and was frozen when the "
                                               "optimizer was made: make another, which may load its state"))
 
     @torch.no_grad()
@@ -279,7 +278,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_places()
-        self._give_hyper()
+        self._set_groups()
         self._gradients.hand_over_rest()
         self.core.step()
         self._end_step()
@@ -293,7 +292,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def _step_supports_amp_scaling(self) -> bool:
         """torch.amp.GradScaler asks before it steps. Its unscale_ writes gradients that are on their way, and torch
         does not count that as a write."""
-        raise self._failed(UnsupportedError("torch.amp.GradScaler would write gradients that backward has handed "
+        raise self._abort_with(UnsupportedError("torch.amp.GradScaler would write gradients that backward has handed "
                                             "over, and there are none of float16 to need it"))
 
     def info(self) -> Info:
@@ -304,99 +303,6 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if "core" in self.__dict__:
             raise UnsupportedError("parameters are fixed once the optimizer is made: give all groups to it")
         super().add_param_group(param_group)
-
-    # ---- checkpoints ----
-
-    def save(self, root: str | os.PathLike[str], **options: Any) -> None:
-        """Writes a checkpoint, each rank its part; parameters are in it. Arguments as zero1.Optimizer.save."""
-        self._settle()
-        self._give_hyper()
-        self.core.save(root, **options)
-
-    def save_async(self, root: str | os.PathLike[str], **options: Any) -> None:
-        """The same while training goes on: zero1.Optimizer.save_async."""
-        self._settle()
-        self._give_hyper()
-        self.core.save_async(root, **options)
-
-    def wait(self) -> None:
-        """Waits for the save that is under way, and raises what it failed with."""
-        self.core.wait()
-
-    def poll(self) -> bool:
-        """Whether no save is under way any more."""
-        return self.core.poll()
-
-    def report(self) -> SaveReport:
-        return self.core.report()
-
-    def load(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Parameters, state, counts and hyper-parameters of a checkpoint, by any number of ranks; param_groups
-        follow. Arguments as zero1.Optimizer.load. Collective."""
-        self.wait_params()
-        self._give_hyper()  # which keep_hyper keeps
-        self.core.load(path, **options)
-        self._consolidated = None
-        self._note_versions()
-        for number, values in enumerate(self.param_groups):
-            self._given[number] = self.core.get_group(number)
-            values.update(_adamw.values_of(self._given[number]))
-
-    def consolidate_state_dict(self, to: int = 0) -> None:
-        """Gathers the whole state on rank `to`, whose state_dict() returns it then. It takes two or three times the
-        parameters' memory there: save takes none. Collective."""
-        self._settle()
-        count, states = self.core.info().count, _adamw.STATES if self._has_masters else _adamw.MOMENTS
-        state = {}
-        for place, index in enumerate(self._places):
-            if self.core.registered[index].frozen or not count:
-                continue
-            found = {name: self.core.get_state(index, name, self.rank == to) for name in states}
-            if self.rank == to:
-                state[place] = _adamw.entry(count, **{name: torch.from_numpy(values)
-                                                      for name, values in found.items()})
-        if self.rank == to:
-            sizes = [len(group["params"]) for group in self.param_groups]
-            self._consolidated = {"count": count, "state_dict": _adamw.make(self.param_groups, sizes, state)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """In the format of torch.optim.AdamW's, which loads it. Of several ranks: after consolidate_state_dict, where
-        that put it. StateError: it did not, or there were steps since."""
-        if self.world_size == 1:
-            self.consolidate_state_dict()
-        count = self.core.info().count
-        if self._consolidated is None or self._consolidated["count"] != count:
-            raise StateError("state_dict() of several ranks follows consolidate_state_dict(to=rank), on that rank; "
-                             "save(folder) writes the state without gathering it")
-        made: dict[str, Any] = self._consolidated["state_dict"]
-        return made
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of torch.optim.AdamW, of ZeroRedundancyOptimizer (consolidated) or of this class, the same on every rank:
-        each keeps its part. Nothing is changed where an error is raised. Collective.
-        MismatchError: other groups or shapes. InvalidError: no state_dict of AdamW, or one with amsgrad."""
-        names = [self._registered[index].name for index in self._places]
-        try:
-            count, states = _adamw.check(self.param_groups, names, state_dict)
-        except Error:
-            with contextlib.suppress(Error):
-                self.core.set_count(-1)  # the peers refuse it, too
-            raise
-        try:
-            self.core.set_count(count)
-        except InvalidError as error:
-            raise InvalidError(f"another rank has refused its state_dict ({error})") from None
-        for place, index in enumerate(self._places):
-            if self.core.registered[index].frozen:
-                continue
-            zeros = torch.zeros(self._registered[index].tensor.shape)
-            for name in _adamw.STATES if self._has_masters else _adamw.MOMENTS:
-                values = states.get(place, {}).get(name, None if name == "master_param" else zeros)
-                if values is not None:
-                    self.core.set_state(index, name, values.detach().to("cpu", torch.float32).numpy())
-        self._written, self._consolidated = True, None  # a master that is not the parameter's is put right
-        for group, saved in zip(self.param_groups, state_dict["param_groups"]):
-            group.update({key: value for key, value in saved.items() if key not in ("params", "param_names")})
 
     # ---- its life ----
 
