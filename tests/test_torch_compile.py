@@ -1,8 +1,10 @@
 """Models that torch.compile compiles, whole, in part, or in place: parameters and gradients are as without it."""
 
+import os
 import pathlib
 import shutil
 import sysconfig
+from unittest import mock
 
 import pytest
 from torch_ranks import distance, on_ranks, optimizer_of, torch
@@ -92,4 +94,5 @@ def test_compiled_parts_train_while_step_does_not_wait(comm, folder):
 @on_ranks(1)
 def test_what_inductor_compiles_trains(comm, folder):
     torch._inductor.config.compile_threads = 1
-    assert_trains_as_plain(comm, in_place, "inductor", [True])
+    with mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": str(folder)}):
+        assert_trains_as_plain(comm, in_place, "inductor", [True])

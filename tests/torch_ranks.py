@@ -193,8 +193,10 @@ def main(launcher: str, folder: pathlib.Path) -> None:
     else:
         with zero1.Comm.world() as comm:
             rank = comm.rank
-    for module, name in json.loads((folder / "tests.json").read_text()):
-        scene = getattr(importlib.import_module(module), name)
+    tests = [(module, name, getattr(importlib.import_module(module), name))
+             for module, name in json.loads((folder / "tests.json").read_text())]
+    gc.freeze()  # torch's own objects need not be looked at after each test
+    for module, name, scene in tests:
         if not hasattr(scene, "scene"):  # alone in its launch: what it raises, nothing catches
             _run(scene, launcher, folder / name)
             continue
