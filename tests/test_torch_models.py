@@ -212,3 +212,26 @@ def test_an_average_of_weights_is_swapped_in_and_out(comm, folder):
         summed(model, inputs).backward()
         optimizer.step()
         assert (optimizer.core.get_state(0, "master_param") != kept[0].float().numpy()).any()
+
+
+@on_ranks(1, 2)
+def test_what_one_rank_alone_swaps_in_and_out_holds_nobody_up(comm, folder):
+    """An average that rank 0 looks at, say: its masters keep their lower bits, and nobody waits for the others."""
+    torch.manual_seed(10)
+    model = torch.nn.Linear(8, 4).bfloat16()
+    inputs = torch.ones(2, 8, dtype=torch.bfloat16)
+    with optimizer_of(model.named_parameters(), comm, lr=1e-3, weight_decay=0.0) as optimizer:
+        for _ in range(3):
+            summed(model, inputs).backward()
+            optimizer.step()
+        masters = [optimizer.core.get_state(index, "master_param") for index in range(2)]
+        if optimizer.rank == 0:
+            kept = copy.deepcopy(model.state_dict())
+            model.load_state_dict({name: torch.zeros_like(tensor) for name, tensor in kept.items()})
+            model.load_state_dict(kept)
+        optimizer.param_groups[0]["lr"] = 0.0
+        summed(model, inputs).backward()
+        optimizer.step()
+        for index, before in enumerate(masters):
+            assert (optimizer.core.get_state(index, "master_param") == before).all()
+        optimizer.core.check_replicas()

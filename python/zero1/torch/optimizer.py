@@ -16,6 +16,7 @@ from ._abort import on_uncaught
 from ._backward import Gradients
 from ._forward import Waits
 from ._hooks import weakly
+from ._masters import follow
 from ._saving import Saving
 from ._tensors import NAMES, first_device, register, view_of
 
@@ -116,6 +117,9 @@ class DistributedOptimizer(Saving, torch.optim.Optimizer):
         #: Index in the library of each parameter, in the order of all groups.
         self._places = [places[id(tensor)] for group in self.param_groups for tensor in group["params"]]
         self._frozen = [entry for entry in self._registered if not entry.tensor.requires_grad]
+        #: Whether what this rank writes to parameters and masters is no other rank's matter.
+        self._owns_params = (config["device"] == "host" and not self._share_params
+                             and config["param_dtype"] == "bf16")
         self._addresses = [0] * len(self._registered)
         self._versions = [0] * len(self._registered)
         #: Whether parameters have masters of more bits than their own.
@@ -162,9 +166,18 @@ class DistributedOptimizer(Saving, torch.optim.Optimizer):
 
     def _settle(self) -> None:
         """What torch knows to be written goes into the masters: with the first gradient of a step, since it would be
-        lost otherwise, and before they are saved. Collective."""
-        if self._has_masters and (self._written or self._versions != [entry.tensor._version
-                                                                      for entry in self._registered]):
+        lost otherwise, and before they are saved. Collective on a GPU, and where parameters are shared or rounded on
+        their way."""
+        if not self._has_masters:
+            return
+        written = {index for index, entry in enumerate(self._registered)
+                   if self._written or entry.tensor._version != self._versions[index]}
+        if written and self._owns_params:
+            self.wait_params()
+            follow(self.core, self._registered, written)
+            self._written = False
+            self._note_versions()
+        elif written:
             self.params_changed()
 
     def _before_gradient(self, index: int) -> None:
