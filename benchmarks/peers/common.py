@@ -116,6 +116,7 @@ def start(description: str | None,
         absent(options, f"PyTorch cannot be imported: {error}")
     if not dist.is_available() or not dist.is_gloo_available():
         absent(options, f"PyTorch {torch.__version__} has no gloo")
+    torch.set_num_threads(1)  # until ranks are forked: OpenMP's threads do not survive that
     return options
 
 
@@ -191,9 +192,7 @@ def run_rank(rank: int, options: argparse.Namespace, work: Callable[..., dict[st
 
 def run_ranks(options: argparse.Namespace, work: Callable[..., dict[str, Any]]) -> None:
     """work(options, rank) in processes of their own; writes what rank 0's returns."""
-    import torch
     from torch import multiprocessing
-    torch.set_num_threads(1)  # OpenMP's do not survive a fork
     with tempfile.TemporaryDirectory() as folder:
         try:
             multiprocessing.start_processes(run_rank, (options, work, folder),
