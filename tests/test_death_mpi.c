@@ -5,7 +5,7 @@
 // args: exchange
 // args: exchange-single
 // args: hierarchical
-// timeout: 120
+// timeout: 300
 // devices: host standin cuda
 /* A rank that is lost: killed in the middle of something, aborting, absent, or leaving. Its peers
  * return an error that names it, at once or after the timeout that they asked for, and can go on to
@@ -125,7 +125,7 @@ static zero1_status train(const rank_state *self, zero1_optimizer *optimizer) {
 static void check_told(const loss *way, const char *text, double begin) {
   /* Between nodes, who waited too long for a rank that waits itself cannot tell. */
   CHECK_TEXT(text, stays(way) ? " within " : way->text);
-  CHECK(misuse_seconds() - begin < 5); /* on a busy machine; else well under a second */
+  CHECK(misuse_seconds() - begin < 20); /* on a busy machine; else well under a second */
 }
 
 static void run_rank(const scene *at, const loss *way, const char *folder) {
@@ -191,7 +191,7 @@ static void set_environment(void) {
       {"OMPI_MCA_mpi_yield_when_idle", "1"},
       {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},
       {"OMPI_MCA_hwloc_base_binding_policy", "none"},
-      {"MPIEXEC_TIMEOUT", "20"},
+      {"MPIEXEC_TIMEOUT", "60"},
   };
   for (size_t i = 0; i < sizeof settings / sizeof *settings; ++i)
     CHECK(setenv(settings[i][0], settings[i][1], 1) == 0);

@@ -6,7 +6,7 @@
 // args: removals 1
 // args: removals 2
 // args: removals 3
-// timeout: 120
+// timeout: 300
 // quarters: 1
 // cost: 15
 // without-mpi: no

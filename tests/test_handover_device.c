@@ -5,7 +5,7 @@
 // args: removals 1
 // args: removals 2
 // args: removals 3
-// timeout: 120
+// timeout: 300
 // quarters: 1
 // cost: 12
 // wrap: zero1__cuda_post_host zero1__cuda_await_host zero1__node_barrier

@@ -144,7 +144,7 @@ static void rank_is_lost(int32_t rank, zero1_comm *comm, void *arg) {
     const zero1_status status = go_on(at, optimizer);
     const double seconds = misuse_seconds() - begin;
     check_told(at, comm, status, zero1_optimizer_last_error(optimizer));
-    CHECK(seconds < 5);
+    CHECK(seconds < 20); /* on a busy machine; else well under a second */
     check_spent(optimizer, status);
   }
   pthread_barrier_wait(&at->barrier);
