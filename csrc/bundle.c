@@ -146,10 +146,9 @@ void zero1__bundle_round(zero1__bundle *bundle, zero1__range blocks, const void 
 
 zero1_status zero1__bundle_send(zero1__bundle *bundle, int32_t tag, zero1__parcel parcel,
                                 int32_t peer, zero1__error *error) {
-  zero1__device *device = bundle->device;
   if (!parcel.bytes) return ZERO1_OK;
   /* Of a device that has failed the copy may be half made. */
-  const zero1_status usable = device->is_host ? ZERO1_OK : device->ops->check(device, error);
+  const zero1_status usable = bundle->device->ops->check(bundle->device, error);
   if (usable) return usable;
   if (bundle->sent_bytes) *bundle->sent_bytes += (int64_t)parcel.bytes;
   return zero1__port_send(bundle->port, parcel.data, parcel.bytes, peer, tag,

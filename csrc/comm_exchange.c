@@ -123,7 +123,7 @@ static zero1_status exchange_open(zero1_comm *comm, const zero1__channel_config 
 static zero1_status check_copies(const zero1__channel *channel, zero1_status status,
                                  zero1__error *error) {
   zero1__device *device = channel->config.device;
-  return status || device->is_host ? status : device->ops->check(device, error);
+  return status ? status : device->ops->check(device, error);
 }
 
 /* The peer's part, to be received into the ring. */

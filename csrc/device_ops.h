@@ -97,6 +97,8 @@ typedef struct zero1__device_ops {
   void (*round_params)(zero1__device *device, zero1__stream *stream, const zero1__round_job *job);
   void (*hash)(zero1__device *device, zero1__stream *stream, const zero1__hash_job *job);
   void (*zero)(zero1__device *device, zero1__stream *stream, void *memory, size_t bytes);
+  /** The first failure of the device, or ZERO1_OK; does not wait. Any thread. */
+  zero1_status (*check)(zero1__device *device, zero1__error *error);
   /* NULL: this device has no gradients of 8 bits */
   void (*encode)(zero1__device *device, zero1__stream *stream, const zero1__int8_job *job,
                  int64_t *elapsed_ns);
@@ -111,8 +113,6 @@ typedef struct zero1__device_ops {
   /** The layout's block table, before the first kernel; `layout` outlives the device. */
   zero1_status (*set_layout)(zero1__device *device, const zero1__layout *layout,
                              zero1__error *error);
-  /** The first failure of the device, or ZERO1_OK; does not wait. Any thread. */
-  zero1_status (*check)(zero1__device *device, zero1__error *error);
   /** Every kernel that waits for a peer, now or later, gives up. Any thread. */
   void (*lose)(zero1__device *device);
   /** Not 0 where `stream` is being captured into a graph: that capture's number. */

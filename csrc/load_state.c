@@ -121,8 +121,7 @@ static zero1_status take_piece(void *context, const zero1__wanted *wanted, int64
   if (state == ZERO1_STATE_MASTER_PARAM &&
       is_separate(optimizer, block_at(optimizer, piece.param, begin)))
     convert(place, &piece, state, put_param);
-  zero1__device *device = optimizer->device;
-  return device->is_host ? ZERO1_OK : device->ops->check(device, error);
+  return optimizer->device->ops->check(optimizer->device, error);
 }
 
 zero1_status zero1__load_state(const zero1__load_plan *plan, zero1__error *error) {

@@ -32,7 +32,7 @@ zero1_status zero1__optimizer_check_idle(zero1_optimizer *optimizer) {
 
 zero1_status zero1__optimizer_check_device(zero1_optimizer *optimizer) {
   zero1__device *device = optimizer->device;
-  return device->is_host ? ZERO1_OK : device->ops->check(device, &optimizer->error);
+  return device->ops->check(device, &optimizer->error);
 }
 
 /* A failure in here leaves ranks that do not know of each other's parameters. */

@@ -196,7 +196,7 @@ zero1_status zero1__snapshot_take(zero1__snapshot *snapshot, const zero1_optimiz
     device->ops->transfer(device, snapshot->frozen,
                           zero1__buffers_param(buffers, frozen_blocks(optimizer).begin),
                           frozen_bytes(optimizer));
-  return device->is_host ? ZERO1_OK : device->ops->check(device, error);
+  return device->ops->check(device, error);
 }
 
 void zero1__snapshot_end(zero1__snapshot *snapshot) {

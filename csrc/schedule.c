@@ -364,8 +364,7 @@ void zero1__schedule_check(zero1__schedule *schedule) {
   zero1__device *device = schedule->device;
   zero1__error error;
   zero1__error_clear(&error);
-  if (!device->is_host && device->ops->check(device, &error))
-    zero1__channel_fail(schedule->channel, &error);
+  if (device->ops->check(device, &error)) zero1__channel_fail(schedule->channel, &error);
 }
 
 /* A stream takes about 1000 launches, and then blocks who launches, maybe with a lock held that the
