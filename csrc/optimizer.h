@@ -74,6 +74,10 @@ zero1_status zero1__optimizer_gather(zero1_optimizer *optimizer, const void *min
 zero1_status zero1__optimizer_collect(zero1_optimizer *optimizer, zero1_status status,
                                       const void *mine, size_t bytes, void **all);
 
+/** The first rank whose part of `all`, as collect gives it, is not the bytes of rank 0's; 0: none,
+ *  or `all` is NULL. */
+int32_t zero1__optimizer_differing(const zero1_optimizer *optimizer, const void *all, size_t bytes);
+
 /** Masters become the parameters; keep: but for those that still round to their parameter. */
 void zero1__optimizer_set_masters(zero1_optimizer *optimizer, int32_t keep);
 

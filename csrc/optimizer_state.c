@@ -110,13 +110,13 @@ static zero1_status agree_what(zero1_optimizer *optimizer, int64_t index, int32_
   if (!status) status = check(optimizer, index, state);
   status = zero1__optimizer_collect(optimizer, status, mine, sizeof mine, &all);
   const int64_t(*asked)[2] = all;
-  for (int32_t rank = 1; rank < optimizer->comm->world_size && !status; ++rank)
-    if (memcmp(asked[rank], asked[0], sizeof asked[0]))
-      status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
-                           "ranks 0 and %d asked for states %lld and %lld of parameters %lld and "
-                           "%lld",
-                           rank, (long long)asked[0][1], (long long)asked[rank][1],
-                           (long long)asked[0][0], (long long)asked[rank][0]);
+  const int32_t rank = zero1__optimizer_differing(optimizer, all, sizeof mine);
+  if (rank)
+    status =
+        zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
+                    "ranks 0 and %d asked for states %lld and %lld of parameters %lld and %lld",
+                    rank, (long long)asked[0][1], (long long)asked[rank][1], (long long)asked[0][0],
+                    (long long)asked[rank][0]);
   free(all);
   return status;
 }
@@ -196,11 +196,11 @@ static zero1_status agree_count(zero1_optimizer *optimizer, int64_t count) {
                          (long long)count, (long long)COUNT_MAX);
   status = zero1__optimizer_collect(optimizer, status, &count, sizeof count, &all);
   const int64_t *counts = all;
-  for (int32_t rank = 1; rank < optimizer->comm->world_size && !status; ++rank)
-    if (counts[rank] != counts[0])
-      status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
-                           "count is %lld on rank 0 and %lld on rank %d", (long long)counts[0],
-                           (long long)counts[rank], rank);
+  const int32_t rank = zero1__optimizer_differing(optimizer, all, sizeof count);
+  if (rank)
+    status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
+                         "count is %lld on rank 0 and %lld on rank %d", (long long)counts[0],
+                         (long long)counts[rank], rank);
   free(all);
   return status;
 }

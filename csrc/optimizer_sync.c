@@ -78,6 +78,13 @@ zero1_status zero1__optimizer_collect(zero1_optimizer *optimizer, zero1_status s
   return status;
 }
 
+int32_t zero1__optimizer_differing(const zero1_optimizer *optimizer, const void *all,
+                                   size_t bytes) {
+  for (int32_t rank = 1; rank < optimizer->comm->world_size && all; ++rank)
+    if (memcmp((const char *)all + (size_t)rank * bytes, all, bytes) != 0) return rank;
+  return 0;
+}
+
 /* All ranks wait here whatever each found wrong by itself. */
 static zero1_status agree_idle(zero1_optimizer *optimizer) {
   return zero1__optimizer_agree(optimizer, zero1__optimizer_check_idle(optimizer));
@@ -136,11 +143,10 @@ static zero1_status agree_root(zero1_optimizer *optimizer, int32_t root) {
                          comm->world_size);
   void *all;
   status = zero1__optimizer_collect(optimizer, status, &root, sizeof root, &all);
-  const int32_t *roots = all;
-  for (int32_t rank = 1; rank < comm->world_size && !status; ++rank)
-    if (roots[rank] != roots[0])
-      status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
-                           "root is %d on rank 0 and %d on rank %d", roots[0], roots[rank], rank);
+  const int32_t *roots = all, rank = zero1__optimizer_differing(optimizer, all, sizeof root);
+  if (rank)
+    status = zero1__fail(&optimizer->error, ZERO1_ERR_MISMATCH,
+                         "root is %d on rank 0 and %d on rank %d", roots[0], roots[rank], rank);
   free(all);
   return status;
 }
