@@ -8,12 +8,7 @@
 #include "save_file.h"
 #include "zero1/checkpoint.h"
 
-/* ---- calls that must succeed ---- */
-
-static inline void must(zero1_optimizer *optimizer, zero1_status status) {
-  if (status) fprintf(stderr, "%s\n", zero1_optimizer_last_error(optimizer));
-  CHECK_STATUS(status, ZERO1_OK);
-}
+/* ---- ways to save ---- */
 
 enum { SAVE_SYNC, SAVE_PINNED, SAVE_SNAPSHOT, SAVE_WAYS };
 

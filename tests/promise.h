@@ -187,4 +187,28 @@ static inline void promise_check_clipping(const promise_case *what,
     CHECK_EQ(reference->clipped, 0);
 }
 
+/* ---- runs that go on elsewhere ---- */
+
+static inline void must(zero1_optimizer *optimizer, zero1_status status) {
+  if (status) fprintf(stderr, "%s\n", zero1_optimizer_last_error(optimizer));
+  CHECK_STATUS(status, ZERO1_OK);
+}
+
+/* What decides the result is that of `from`; what must not, of `to`. */
+static inline promise_case other_layout(const promise_case *from, const promise_case *to) {
+  promise_case made = *to;
+  made.train = from->train;
+  made.train.bucket_numel = to->train.bucket_numel;
+  made.train.threads = to->train.threads;
+  made.train.share_params = to->train.share_params;
+  made.train.overlap = to->train.overlap;
+  made.train.offload = to->train.offload;
+  made.train.order = to->train.order;
+  made.train.split = to->train.split;
+  made.train.streams = to->train.streams;
+  made.train.reduce_group = to->train.reduce_group;
+  made.train.root = 0;
+  return made;
+}
+
 #endif

@@ -13,23 +13,6 @@ enum { FIRST = 6, LATER = 9, STEPS = 14 };
 
 static const int32_t worlds[] = {1, 2, 3, 4, 8};
 
-/* What decides the result is that of `from`; what must not, of `to`. */
-static promise_case other_layout(const promise_case *from, const promise_case *to) {
-  promise_case made = *to;
-  made.train = from->train;
-  made.train.bucket_numel = to->train.bucket_numel;
-  made.train.threads = to->train.threads;
-  made.train.share_params = to->train.share_params;
-  made.train.overlap = to->train.overlap;
-  made.train.offload = to->train.offload;
-  made.train.order = to->train.order;
-  made.train.split = to->train.split;
-  made.train.streams = to->train.streams;
-  made.train.reduce_group = to->train.reduce_group;
-  made.train.root = 0;
-  return made;
-}
-
 static void release(trainer_result *results, int32_t count) {
   for (int32_t i = 0; i < count; ++i) trainer_result_free(&results[i]);
 }

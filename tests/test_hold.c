@@ -5,26 +5,16 @@
 /* A writer that makes no copy, slower than training: what is on disk is the state at the call, since
  * updates wait for it, bucket by bucket. Without that wait it is not, which is found. */
 #include <stdatomic.h>
-#include <time.h>
 
-#include "checkpoint_train.h"
 #include "hold.h"
-#include "save_job.h"
+#include "slow_writer.h"
 
-static atomic_int wait_is_taken_out, writer_is_slow;
+static atomic_int wait_is_taken_out;
 
 void __real_zero1__hold_wait(zero1__hold *hold, zero1__stream *stream, int64_t bucket);
 void __wrap_zero1__hold_wait(zero1__hold *hold, zero1__stream *stream, int64_t bucket);
 void __wrap_zero1__hold_wait(zero1__hold *hold, zero1__stream *stream, int64_t bucket) {
   if (!atomic_load(&wait_is_taken_out)) __real_zero1__hold_wait(hold, stream, bucket);
-}
-
-void __real_zero1__save_job_write(zero1__save_job *job, int64_t bucket);
-void __wrap_zero1__save_job_write(zero1__save_job *job, int64_t bucket);
-void __wrap_zero1__save_job_write(zero1__save_job *job, int64_t bucket) {
-  const struct timespec time = {0, 5000000};
-  if (atomic_load(&writer_is_slow)) nanosleep(&time, NULL);
-  __real_zero1__save_job_write(job, bucket);
 }
 
 typedef struct saved {
@@ -50,20 +40,8 @@ static void save_both(int32_t rank, zero1_comm *comm, void *arg) {
 
 static int same_tensors(const saved *self) {
   int same = 1;
-  for (int rank = 0; rank < 2; ++rank) {
-    char *texts[2], path[1024];
-    size_t bytes[2];
-    for (int i = 0; i < 2; ++i) {
-      zero1__error error;
-      zero1__error_clear(&error);
-      snprintf(path, sizeof path, "%s/step-%012d/rank-%05d-of-00002-00000.safetensors",
-               self->roots[i], 3, rank);
-      CHECK_STATUS(zero1__load_file(path, &texts[i], &bytes[i], &error), ZERO1_OK);
-    }
-    same &= bytes[0] == bytes[1] && !memcmp(texts[0], texts[1], bytes[0]);
-    free(texts[0]);
-    free(texts[1]);
-  }
+  for (int rank = 0; rank < 2; ++rank)
+    same &= rank_files_are_the_same(self->roots[0], self->roots[1], 3, rank);
   return same;
 }
 

@@ -10,11 +10,6 @@
 
 enum { FIRST = 4, STEPS = 9, STATES = 3 };
 
-static void must(zero1_optimizer *optimizer, zero1_status status) {
-  if (status) fprintf(stderr, "%s\n", zero1_optimizer_last_error(optimizer));
-  CHECK_STATUS(status, ZERO1_OK);
-}
-
 /* Masters that are not the parameters themselves. */
 static int has_masters(const trainer_case *what) {
   return what->param_dtype == ZERO1_DTYPE_BF16 || what->param_wire == ZERO1_WIRE_BF16;
@@ -140,19 +135,6 @@ static void hand_over(const promise_case *from, const promise_case *to) {
   for (int32_t rank = 0; rank < from->world_size; ++rank) trainer_result_free(&first[rank]);
   trainer_result_free(&reference);
   whole_end(&all, &from->train);
-}
-
-/* What decides the result is that of `from`; what must not, of `to`. */
-static promise_case other_layout(const promise_case *from, const promise_case *to) {
-  promise_case made = *to;
-  made.train = from->train;
-  made.train.bucket_numel = to->train.bucket_numel;
-  made.train.threads = to->train.threads;
-  made.train.share_params = to->train.share_params;
-  made.train.offload = to->train.offload;
-  made.train.split = to->train.split;
-  made.train.reduce_group = to->train.reduce_group;
-  return made;
 }
 
 /* 1 to 4 ranks to 1 to 4 ranks; fp32, bf16, and fp32 whose parameters travel in bf16. On devices a

@@ -9,11 +9,10 @@
  * and change nothing, on every rank where the call is collective; and set_state waits for a save that
  * reads the state from where it is. */
 #include <stdatomic.h>
-#include <time.h>
 
 #include "checkpoint_scene.h"
 #include "hold.h"
-#include "save_job.h"
+#include "slow_writer.h"
 
 enum { EMPTY = 1, FROZEN = 3, WIDE = 4, PARAMS = 6, WIDE_NUMEL = 5000 };
 
@@ -254,37 +253,12 @@ static void a_spent_handle_says_so(void) {
 
 /* ---- a save that reads the state from where it is ---- */
 
-static atomic_int wait_is_taken_out, writer_is_slow;
+static atomic_int wait_is_taken_out;
 
 void __real_zero1__hold_sync(zero1__hold *hold);
 void __wrap_zero1__hold_sync(zero1__hold *hold);
 void __wrap_zero1__hold_sync(zero1__hold *hold) {
   if (!atomic_load(&wait_is_taken_out)) __real_zero1__hold_sync(hold);
-}
-
-void __real_zero1__save_job_write(zero1__save_job *job, int64_t bucket);
-void __wrap_zero1__save_job_write(zero1__save_job *job, int64_t bucket);
-void __wrap_zero1__save_job_write(zero1__save_job *job, int64_t bucket) {
-  const struct timespec time = {0, 5000000};
-  if (atomic_load(&writer_is_slow)) nanosleep(&time, NULL);
-  __real_zero1__save_job_write(job, bucket);
-}
-
-static int files_are_the_same(const char *left, const char *right, int32_t rank) {
-  const char *const roots[2] = {left, right};
-  char *texts[2], path[1024];
-  size_t bytes[2];
-  for (int i = 0; i < 2; ++i) {
-    zero1__error error;
-    zero1__error_clear(&error);
-    snprintf(path, sizeof path, "%s/step-%012d/rank-%05d-of-00002-00000.safetensors", roots[i], 2,
-             rank);
-    CHECK_STATUS(zero1__load_file(path, &texts[i], &bytes[i], &error), ZERO1_OK);
-  }
-  const int same = bytes[0] == bytes[1] && !memcmp(texts[0], texts[1], bytes[0]);
-  free(texts[0]);
-  free(texts[1]);
-  return same;
 }
 
 /* The state of before is on disk, and the state of after in memory. */
@@ -302,7 +276,8 @@ static void set_beside_a_save(trainer *self, const char *root) {
   }
   must(self->optimizer, zero1_optimizer_set_count(self->optimizer, 99)); /* is no part of a save */
   must(self->optimizer, zero1_checkpoint_wait(self->optimizer));
-  CHECK_EQ(files_are_the_same(roots[0], roots[1], self->rank), !atomic_load(&wait_is_taken_out));
+  CHECK_EQ(rank_files_are_the_same(roots[0], roots[1], 2, self->rank),
+           !atomic_load(&wait_is_taken_out));
   check_state(self, 3, 3);
   check_state(self, 2, 2);
   /* What was saved comes back. */
