@@ -1,15 +1,14 @@
 """A program for mpirun: python_ranks.py SCENARIO FOLDER, for tests/test_python_ranks.py. Each rank prints one
 line at its end, or fails."""
 
-import gc
 import hashlib
 import os
-import pathlib
 import sys
 import time
 
 import numpy
 
+from python_resources import resources
 import zero1
 
 scenario, folder = sys.argv[1:]
@@ -180,14 +179,6 @@ def bad_number_on_one_rank() -> str:
             said(zero1.InvalidError, call)
         one_step(opt, 1)
         return f"count {opt.info().count}"
-
-
-def resources() -> tuple[int, ...]:
-    """Resident bytes, descriptors, threads."""
-    gc.collect()
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return (pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd")),
-            len(os.listdir("/proc/self/task")))
 
 
 def drops() -> str:

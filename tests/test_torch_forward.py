@@ -34,6 +34,14 @@ def step_both(model, optimizer, like, waits) -> None:
     optimizer.step()
 
 
+def train_alike(model, optimizer, like, waits, steps: int) -> None:
+    """After which, once it is waited for, one is as the other."""
+    for _ in range(steps):
+        step_both(model, optimizer, like, waits)
+    optimizer.wait_params()
+    assert bits_of(model.parameters()) == bits_of(like.parameters())
+
+
 @on_ranks(1, 2)
 def test_a_state_dict_has_what_the_step_made(comm, folder):
     """Of the model, or of a part of it."""
@@ -65,9 +73,7 @@ def test_wait_params_is_for_those_who_read_elsewhere(comm, folder):
     model, optimizer, like, waits = pair(comm, made_model())
     with optimizer, waits:
         for _ in range(4):
-            step_both(model, optimizer, like, waits)
-            optimizer.wait_params()
-            assert bits_of(model.parameters()) == bits_of(like.parameters())
+            train_alike(model, optimizer, like, waits, steps=1)
 
 
 @on_ranks(1)
@@ -86,9 +92,7 @@ def test_copies_of_a_model_have_hooks_that_do_nothing(comm, folder):
             backward(made)
             torch.optim.SGD(made.parameters(), lr=1.0).step()
             assert optimizer.info().count == 1
-        step_both(model, optimizer, like, waits)
-        optimizer.wait_params()
-        assert bits_of(model.parameters()) == bits_of(like.parameters())
+        train_alike(model, optimizer, like, waits, steps=1)
 
 
 class Functional(torch.nn.Module):
@@ -113,10 +117,7 @@ class Functional(torch.nn.Module):
 def test_a_weight_called_as_a_function_is_waited_for_before(comm, folder):
     model, optimizer, like, waits = pair(comm, Functional(late=False))
     with optimizer, waits:
-        for _ in range(6):
-            step_both(model, optimizer, like, waits)
-        optimizer.wait_params()
-        assert bits_of(model.parameters()) == bits_of(like.parameters())
+        train_alike(model, optimizer, like, waits, steps=6)
 
 
 @on_ranks(1, 2)
@@ -127,10 +128,7 @@ def test_a_forward_that_fails_is_not_the_one_that_is_watched(comm, folder):
         with pytest.raises(ArithmeticError):
             backward(model)
         model.fails = False
-        for _ in range(6):
-            step_both(model, optimizer, like, waits)
-        optimizer.wait_params()
-        assert bits_of(model.parameters()) == bits_of(like.parameters())
+        train_alike(model, optimizer, like, waits, steps=6)
 
 
 @on_ranks(1, 2)

@@ -1,10 +1,9 @@
 """Optimizers that are made and dropped leave nothing behind, and models that go on."""
 
 import gc
-import os
-import pathlib
 import weakref
 
+from python_resources import resources
 from torch_ranks import bits_of, on_ranks, optimizer_of, raised, torch
 
 import zero1
@@ -22,24 +21,15 @@ def step(model, optimizer) -> None:
     optimizer.step()
 
 
-def resident_bytes() -> int:
-    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def assert_constant(once, times: int = 12) -> None:
     """Each call of `once` takes 4 MiB and more, which would add up."""
     for _ in range(5):
         once()
-    gc.collect()
-    memory, files = resident_bytes(), descriptors()
+    before = resources()
     for _ in range(times):
         once()
-    gc.collect()
-    assert resident_bytes() - memory < 24 << 20 and descriptors() == files
+    after = resources()
+    assert after[0] - before[0] < 24 << 20 and after[1] == before[1]
 
 
 @on_ranks(1, 2)
