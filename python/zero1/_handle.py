@@ -54,7 +54,7 @@ class Handle:
     def meet(self, name: str, *arguments: Any) -> None:
         """Makes a collective call with arguments that the library refuses, in place of one that this rank has
         found an error in: so peers do not wait for it, and raise, too."""
-        getattr(library(), "zero1_" + name)(self.pointer, *arguments)
+        function(name)(self.pointer, *arguments)
 
 
 _living: weakref.WeakSet[Handle] = weakref.WeakSet()

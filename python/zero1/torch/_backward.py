@@ -38,7 +38,6 @@ class Gradients:
         self._before_first, self._before_each, self._fail = before_first, before_each, fail
         self.synchronizing = True  # False: within no_sync
         self._begun = False  # some gradient of this step is in the buffers
-        self.handed_over_count = 0
         self._trainable = [index for index, entry in enumerate(registered) if entry.tensor.requires_grad]
         self._views: list[torch.Tensor | None] = [None] * len(registered)
         for index in self._trainable:
@@ -74,10 +73,14 @@ class Gradients:
         if self._overlap and self.synchronizing:
             self._hand_over(index)
 
+    @property
+    def handed_over(self) -> bool:
+        """Whether some gradient is on its way."""
+        return any(version is not None for version in self._versions)
+
     def _begin(self) -> None:
-        if not self._begun:
-            self._begun = True
-            self._before_first()
+        self._begun = True
+        self._before_first()
 
     def _take(self, index: int) -> None:
         """What is in .grad goes into the buffer, and the buffer becomes .grad."""
@@ -116,7 +119,6 @@ class Gradients:
         view = self._views[index]
         assert view is not None
         self._versions[index] = view._version
-        self.handed_over_count += 1
         self.core.grad_ready(index, self._stream())
 
     def _check_untouched(self, index: int) -> None:
@@ -130,7 +132,8 @@ class Gradients:
     def hand_over_rest(self) -> None:
         """Of all that are not yet, in the order in which backward finishes them. Those without a gradient are
         absent. StateError: someone wrote a gradient after it was handed over."""
-        self._begin()  # peers with a gradient did so in their backward
+        if not self._begun:
+            self._begin()  # peers with a gradient did so in their backward
         for index in reversed(self._trainable):
             tensor, view = self._registered[index].tensor, self._views[index]
             assert view is not None
@@ -145,7 +148,6 @@ class Gradients:
                 self._hand_over(index)
             else:
                 self._versions[index] = view._version
-                self.handed_over_count += 1
                 self.core.grad_absent(index, self._stream())
 
     def zero(self) -> None:
@@ -161,7 +163,7 @@ class Gradients:
             self._registered[index].tensor.grad = None
         self._taken = [False] * len(self._taken)
         self._versions = [None] * len(self._versions)
-        self._begun, self.handed_over_count = False, 0
+        self._begun = False
 
 
 def _default_stream() -> None:

@@ -58,8 +58,8 @@ class Waits:
         handles: list[Any] = [module.register_forward_pre_hook(Hook(self._begin_watch), prepend=True),
                               module.register_forward_hook(Hook(self._end_watch), always_call=True)]
         for owner in module.modules():
-            handles += [owner.register_state_dict_pre_hook(Hook(self._wait_all)),
-                        owner.register_load_state_dict_pre_hook(Hook(self._wait_all))]
+            handles += [owner.register_state_dict_pre_hook(Hook(self.wait_all)),
+                        owner.register_load_state_dict_pre_hook(Hook(self.wait_all))]
             own = [self._index[id(tensor)] for tensor in owner.parameters(recurse=False)
                    if id(tensor) in self._index]
             if own:
@@ -118,10 +118,7 @@ class Waits:
                 self._core.wait_param(index, self._stream())
         self._pending = later
 
-    def _wait_all(self, *_: Any) -> None:
-        self.wait_all()
-
-    def wait_all(self) -> None:
+    def wait_all(self, *_: Any) -> None:
         if self._pending:
             self._pending = set()
             self._core.wait_params(self._stream())

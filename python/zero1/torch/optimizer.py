@@ -212,7 +212,7 @@ class DistributedOptimizer(Saving, torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch.optim.Optimizer's. Gradients that are on their way are given up: collective then."""
-        if self._gradients.handed_over_count:
+        if self._gradients.handed_over:
             self.core.drop_grads()
             self._end_step()
         elif set_to_none:
