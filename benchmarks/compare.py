@@ -27,6 +27,7 @@ from typing import Any
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
 
+import until_stopped
 from common import count, spread, write
 
 TIMEOUT_S = 600
@@ -284,8 +285,4 @@ def main() -> None:
     write({**result, **facts}, options.json)
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
-try:
-    main()
-except KeyboardInterrupt:
-    sys.exit(130)
+until_stopped.run(main)

@@ -15,7 +15,6 @@ import math
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import time
 
 import growth_table
 from growth_sweeps import Point, Sweep, short, sweeps
+import until_stopped
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MEASURED = """step_ms step_ms_q1 step_ms_q3 limit_ms ratio_to_limit first_ms ready_ms exchange_ms reduce_ms
@@ -245,8 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    until_stopped.run(main)

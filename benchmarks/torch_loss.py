@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from plot_results import GRID, OURS, PALE, PEER, TEXT, style
+import until_stopped
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = ["--layers", "2", "--dim", "128", "--heads", "4", "--context", "64", "--batch", "16", "--warmup", "50"]
@@ -175,8 +175,4 @@ def parameters() -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    until_stopped.run(main)

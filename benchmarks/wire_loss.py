@@ -13,7 +13,6 @@ import math
 import os
 import pathlib
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+import until_stopped
 
 WIRES = [("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16"), ("int8", "fp32"), ("int8", "bf16")]
 BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 272 / 256}  # of an element; a block has a scale
@@ -150,8 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    until_stopped.run(main)
